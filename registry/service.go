@@ -1,0 +1,75 @@
+package registry
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Service names a service. Version "0.0.0" is the same as none and is kept as
+// the empty string.
+type Service struct {
+	Group, Interface, Version string
+}
+
+// NormalVersion maps "0.0.0", which Java sends for none, to the empty string.
+func NormalVersion(v string) string {
+	if v == "0.0.0" {
+		return ""
+	}
+	return v
+}
+
+// Key is the service key "group/interface:version", empty parts left out.
+// Source: org.apache.dubbo.common.URL#getServiceKey.
+func (s Service) Key() string {
+	k := s.Interface
+	if s.Group != "" {
+		k = s.Group + "/" + k
+	}
+	if s.Version != "" {
+		k += ":" + s.Version
+	}
+	return k
+}
+
+// String is Key.
+func (s Service) String() string { return s.Key() }
+
+// ParseService reads a service key. It errs when the interface is empty.
+func ParseService(key string) (Service, error) {
+	var s Service
+	rest := key
+	if i := strings.IndexByte(rest, '/'); i >= 0 {
+		s.Group, rest = rest[:i], rest[i+1:]
+	}
+	s.Interface, s.Version, _ = strings.Cut(rest, ":")
+	s.Version = NormalVersion(s.Version)
+	if s.Interface == "" {
+		return Service{}, fmt.Errorf("bad service key %q: want [group/]interface[:version]", key)
+	}
+	return s, nil
+}
+
+// Matches tells whether a provided service satisfies what a consumer asked for:
+// equal interfaces, and for group and version equality, "*", or one of a comma
+// list. Source: org.apache.dubbo.common.utils.UrlUtils#isMatch, isItemMatch.
+func (asked Service) Matches(provided Service) bool {
+	return asked.Interface == provided.Interface &&
+		matchesItem(asked.Group, provided.Group) &&
+		matchesItem(asked.Version, provided.Version)
+}
+
+func matchesItem(asked, provided string) bool {
+	if asked == "*" || asked == provided {
+		return true
+	}
+	if !strings.Contains(asked, ",") {
+		return false
+	}
+	for item := range strings.SplitSeq(asked, ",") {
+		if item = strings.TrimSpace(item); item == "*" || NormalVersion(item) == provided {
+			return true
+		}
+	}
+	return false
+}
