@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -48,6 +49,26 @@ func ParseService(key string) (Service, error) {
 		return Service{}, fmt.Errorf("bad service key %q: want [group/]interface[:version]", key)
 	}
 	return s, nil
+}
+
+// CheckInterface errs for a name that no registry could hold as an interface:
+// empty, longer than 512 bytes, "." or "..", or with a character that has a
+// meaning in a path, in a URL or in what a consumer may ask for.
+func CheckInterface(name string) error {
+	switch {
+	case name == "":
+		return errors.New("the interface is empty")
+	case len(name) > 512:
+		return fmt.Errorf("the interface is longer than 512 bytes: %.40q…", name)
+	case name == "." || name == "..":
+		return fmt.Errorf("bad interface %q", name)
+	}
+	for i := range len(name) {
+		if name[i] <= ' ' || name[i] == 0x7f || strings.IndexByte("/?&=%*,:#", name[i]) >= 0 {
+			return fmt.Errorf("bad interface %q: it contains %q", name, name[i])
+		}
+	}
+	return nil
 }
 
 // Matches tells whether a provided service satisfies what a consumer asked for:

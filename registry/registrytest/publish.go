@@ -1,0 +1,302 @@
+package registrytest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+func publishInterfaceLevel(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	d := hard()
+	a.hold(d)
+	for _, reader := range []agent{a, b} {
+		reader.subscribe(greeter).until(set(greeter, d))
+	}
+}
+
+func publishApplicationLevel(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	d := instance("192.0.2.1", "r1", greeter, order)
+	a.hold(d)
+	for _, reader := range []agent{a, b} {
+		reader.subscribe(greeter).until(set(greeter, d))
+		reader.subscribe(order).until(set(order, d))
+	}
+}
+
+func publishBothModels(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	l := b.subscribe(greeter)
+	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
+	a.hold(d)
+	l.until(set(greeter, d))
+}
+
+// notEmpty is for changes that must not take the last provider away in between.
+func notEmpty(t *testing.T) func([]string) {
+	return func(set []string) {
+		if len(set) == 0 {
+			t.Error("the set was empty during the change")
+		}
+	}
+}
+
+func updateInPlace(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	before := provider(greeter, "192.0.2.1", 20882, "&weight=100")
+	a.hold(before)
+	l := b.subscribe(greeter)
+	l.until(set(greeter, before))
+	after := provider(greeter, "192.0.2.1", 20882, "&weight=50")
+	a.hold(after)
+	l.until(set(greeter, after), notEmpty(t))
+}
+
+func updateApplication(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	before := instance("192.0.2.1", "r1", greeter)
+	a.hold(before)
+	l, added := b.subscribe(greeter), b.subscribe(order)
+	l.until(set(greeter, before))
+	added.until(set(order))
+	after := instance("192.0.2.1", "r2", greeter, order)
+	a.hold(after)
+	l.until(set(greeter, after), notEmpty(t))
+	added.until(set(order, after))
+}
+
+func withdraw(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	one, two := provider(greeter, "192.0.2.1", 20882, ""), provider(greeter, "192.0.2.2", 20882, "")
+	app := instance("192.0.2.1", "r1", greeter)
+	l := b.subscribe(greeter)
+	a.hold(join(one, two, app))
+	l.until(set(greeter, one, two, app))
+	a.hold(join(two, app))
+	l.until(set(greeter, two, app))
+	a.hold(two)
+	l.until(set(greeter, two))
+	a.hold(registry.Desired{})
+	l.until(set(greeter))
+}
+
+func idempotent(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	d := join(hard(), instance("192.0.2.1", "r1", greeter))
+	d.Consumers = parse("consumer://192.0.2.1/" + greeter + "?category=consumers&interface=" + greeter).Providers
+	l := b.subscribe(greeter)
+	a.hold(d)
+	l.until(set(greeter, d))
+	var before string
+	if s.Fingerprint != nil {
+		before = s.Fingerprint(t)
+	}
+	for range 3 {
+		a.hold(d)
+	}
+	if s.Fingerprint != nil {
+		if after := s.Fingerprint(t); after != before {
+			t.Errorf("an Apply that changes nothing wrote to the store:\n%s\n---\n%s", before, after)
+		}
+	}
+	marker := provider(greeter, "192.0.2.9", 20882, "")
+	a.hold(join(d, marker))
+	l.isNext(set(greeter, d, marker))
+}
+
+// wholeSets changes one provider of many: each set is whole, never a delta.
+func wholeSets(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	var kept registry.Desired
+	for i := range 30 {
+		kept = join(kept, provider(greeter, fmt.Sprintf("192.0.2.%d", i+1), 20882, ""))
+	}
+	a.hold(kept)
+	l := b.subscribe(greeter)
+	l.until(set(greeter, kept))
+	extra := provider(greeter, "192.0.2.200", 20882, "")
+	a.hold(join(kept, extra))
+	l.isNext(set(greeter, kept, extra))
+	a.hold(kept)
+	l.isNext(set(greeter, kept))
+}
+
+func interfacesApart(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	g, o := provider(greeter, "192.0.2.1", 20882, ""), provider(order, "192.0.2.1", 20882, "")
+	greeters, orders := b.subscribe(greeter), b.subscribe(order)
+	greeters.isNext(set(greeter))
+	orders.isNext(set(order))
+	a.hold(g)
+	greeters.isNext(set(greeter, g))
+	a.hold(join(g, o))
+	orders.isNext(set(order, o)) // saw nothing of the other interface
+	a.hold(o)
+	greeters.isNext(set(greeter)) // nor here
+	more := provider(order, "192.0.2.2", 20882, "")
+	a.hold(join(o, more))
+	orders.isNext(set(order, o, more))
+}
+
+func publishersAtOnce(t *testing.T, s Store) {
+	reader := s.start(t, "host-reader")
+	l := reader.subscribe(greeter)
+	var all registry.Desired
+	var wg sync.WaitGroup
+	for i := range 5 {
+		host := fmt.Sprintf("192.0.2.%d", i+1)
+		d := instance(host, "r1", greeter)
+		for port := range 10 {
+			d = join(d, provider(greeter, host, 21000+port, ""))
+		}
+		all = join(all, d)
+		a := s.start(t, "host-"+host)
+		wg.Go(func() {
+			report, err := a.Apply(t.Context(), d)
+			if err != nil {
+				t.Errorf("Apply: %v", err)
+			}
+			for key, item := range report {
+				if item.State != registry.Held {
+					t.Errorf("%s is %+v, want held", key, item)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	l.until(set(greeter, all))
+}
+
+// sharedRevision has two hosts whose instances name one revision: when one goes,
+// the other's metadata stays readable.
+func sharedRevision(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	one, two := instance("192.0.2.1", "r1", greeter), instance("192.0.2.2", "r1", greeter)
+	a.hold(one)
+	b.hold(two)
+	l := a.subscribe(greeter)
+	l.until(set(greeter, one, two))
+	a.hold(registry.Desired{})
+	l.until(set(greeter, two))
+	s.start(t, "host-c").subscribe(greeter).until(set(greeter, two))
+}
+
+func conflictProvider(t *testing.T, s Store) {
+	conflict(t, s, provider(greeter, "192.0.2.1", 20882, ""))
+}
+
+func conflictApplication(t *testing.T, s Store) {
+	conflict(t, s, instance("192.0.2.1", "r1", greeter))
+}
+
+// conflict has host-a and host-b advertise the same entry, b also one of its own.
+func conflict(t *testing.T, s Store, d registry.Desired) {
+	a, b, reader := s.start(t, "host-a"), s.start(t, "host-b"), s.start(t, "host-c")
+	a.hold(d)
+	own := provider(greeter, "192.0.2.2", 20882, "")
+	key := keys(d)[0]
+	conflicts := func() {
+		t.Helper()
+		report := b.apply(join(d, own))
+		if got := report[key]; got.State != registry.Conflict || got.Owner == "" {
+			t.Fatalf("%s is %+v for the second agent, want a conflict that names the owner", key, got)
+		}
+		if got := report[keys(own)[0]]; got.State != registry.Held {
+			t.Fatalf("the second agent's own entry is %+v, want held", got)
+		}
+	}
+	conflicts()
+	l := reader.subscribe(greeter)
+	l.until(set(greeter, d, own))
+	for range 3 { // nobody fights
+		conflicts()
+		a.hold(d)
+	}
+	marker := provider(greeter, "192.0.2.9", 20882, "")
+	a.hold(join(d, marker))
+	l.isNext(set(greeter, d, own, marker))
+	b.hold(registry.Desired{}) // does not remove what it did not write
+	l.isNext(set(greeter, d, marker))
+	a.hold(registry.Desired{})
+	l.until(set(greeter))
+	b.hold(d) // free now
+	l.until(set(greeter, d))
+}
+
+func conflictAtOnce(t *testing.T, s Store) {
+	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
+	reader := s.start(t, "host-reader")
+	l := reader.subscribe(greeter)
+	reports := make([]registry.Report, 4)
+	var agents []agent
+	var wg sync.WaitGroup
+	for i := range reports {
+		agents = append(agents, s.start(t, fmt.Sprintf("host-%d", i)))
+		wg.Go(func() {
+			var err error
+			if reports[i], err = agents[i].Apply(t.Context(), d); err != nil {
+				t.Errorf("Apply: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+	for _, key := range keys(d) {
+		var states []registry.ItemState
+		for _, r := range reports {
+			states = append(states, r[key].State)
+		}
+		slices.Sort(states)
+		if !slices.Equal(states, []registry.ItemState{registry.Conflict, registry.Conflict, registry.Conflict, registry.Held}) {
+			t.Errorf("%s: %v, want one owner and three conflicts", key, states)
+		}
+	}
+	l.until(set(greeter, d))
+}
+
+func badItem(t *testing.T, s Store) {
+	a := s.start(t, "host-a")
+	good := provider(greeter, "192.0.2.1", 20882, "")
+	for _, bad := range []string{
+		"dubbo://192.0.2.1:20882/?side=provider",
+		"dubbo://192.0.2.1:20882/x?interface=..",
+		"dubbo://192.0.2.1:20882/x?interface=a/b",
+	} {
+		d := join(parse(bad), good)
+		report := a.apply(d)
+		if got := report[bad]; got.State != registry.Pending || got.Err == "" {
+			t.Errorf("%s is %+v, want pending with the reason", bad, got)
+		}
+		if got := report[keys(good)[0]]; got.State != registry.Held {
+			t.Errorf("beside %s the good entry is %+v, want held", bad, got)
+		}
+	}
+}
+
+func consumersApart(t *testing.T, s Store) {
+	a, b := s.start(t, "host-a"), s.start(t, "host-b")
+	d := provider(greeter, "192.0.2.1", 20882, "")
+	text := "consumer://192.0.2.1/" + greeter + "?application=cart&category=consumers&check=false&interface=" + greeter + "&side=consumer&x=%2B"
+	d.Consumers = parse(text).Providers
+	l := b.subscribe(greeter)
+	a.hold(d)
+	l.until(set(greeter, d))
+	if s.Consumers != nil {
+		if got := s.Consumers(t, greeter); !slices.Equal(got, []string{text}) {
+			t.Errorf("consumers %q, want %q", got, text)
+		}
+	}
+	d.Consumers = nil
+	a.hold(d)
+	if s.Consumers != nil {
+		if got := s.Consumers(t, greeter); len(got) != 0 {
+			t.Errorf("consumers %q, want none", got)
+		}
+	}
+	marker := provider(greeter, "192.0.2.9", 20882, "")
+	a.hold(join(d, marker))
+	l.isNext(set(greeter, d, marker)) // consumers were no change of the providers
+}
