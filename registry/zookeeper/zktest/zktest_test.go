@@ -110,3 +110,21 @@ func TestCacheFolder(t *testing.T) {
 		t.Errorf("outside the repository: %q, want an error", dir)
 	}
 }
+
+// TestPortTaken makes sure that the reason of a failed start can be read: Run
+// chooses another port by it.
+func TestPortTaken(t *testing.T) {
+	s := Start(t)
+	second, err := newServer(t.TempDir(), s.lib, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second.port = s.port
+	if err := second.launch(); err != nil {
+		t.Fatal(err)
+	}
+	<-second.gone
+	if !strings.Contains(second.Log(), "Address already in use") {
+		t.Errorf("log of a server without a port: %q", second.Log())
+	}
+}
