@@ -19,11 +19,6 @@ import (
 // org.apache.dubbo.rpc.cluster.Constants#DEFAULT_WEIGHT; dubbo-go agrees.
 const DefaultWeight = 100
 
-// Exported is one live local provider.
-type Exported struct {
-	URL registry.URL // canonical, with its own host and port
-}
-
 // Application is what stands for the local processes of one application at the
 // application level: one instance at the agent's address, with metadata of our
 // own (Java >= 3.1 takes the port from the metadata, so rewriting an instance
@@ -33,14 +28,15 @@ type Exported struct {
 // time is that of the process that started first: a warm-up that one process
 // has behind it is not asked of all again.
 //
-// It errs with ErrUnfit or ErrMarked when a URL cannot be advertised, or when
-// there is none.
-func Application(name, hostID string, services []Exported, a Address) (registry.Application, error) {
-	app, err := compose(name, hostID, services, a)
+// providers are the live local ones, Canonical, with their own host and port. It
+// errs with ErrUnfit or ErrMarked when one cannot be advertised, or when there is
+// none.
+func Application(name, hostID string, providers []registry.URL, a Address) (registry.Application, error) {
+	app, err := compose(name, hostID, providers, a)
 	if err != nil {
 		return registry.Application{}, fmt.Errorf("application %s: %w", name, err)
 	}
-	app.Instance.Metadata[registry.MarkOrigin] = slices.MinFunc(services, byOrigin).URL.HostPort()
+	app.Instance.Metadata[registry.MarkOrigin] = slices.MinFunc(providers, byOrigin).HostPort()
 	app.Instance.Metadata[registry.MarkCaps] = a.Caps
 	return app, nil
 }
@@ -50,15 +46,15 @@ func Application(name, hostID string, services []Exported, a Address) (registry.
 // as they would register themselves. The metadata is ours here too, because an
 // application that publishes through an agent answers no metadata calls. There
 // is no origin and no caps mark; the owner mark stays.
-func Direct(name, hostID string, services []Exported) ([]registry.Application, error) {
-	byAddress := map[string][]Exported{}
-	for _, s := range services {
-		byAddress[s.URL.HostPort()] = append(byAddress[s.URL.HostPort()], s)
+func Direct(name, hostID string, providers []registry.URL) ([]registry.Application, error) {
+	byAddress := map[string][]registry.URL{}
+	for _, u := range providers {
+		byAddress[u.HostPort()] = append(byAddress[u.HostPort()], u)
 	}
 	var apps []registry.Application
 	for _, address := range slices.Sorted(maps.Keys(byAddress)) {
 		group := byAddress[address]
-		app, err := compose(name, hostID, group, Address{Host: group[0].URL.Host, Port: group[0].URL.Port})
+		app, err := compose(name, hostID, group, Address{Host: group[0].Host, Port: group[0].Port})
 		if err != nil {
 			return nil, fmt.Errorf("application %s at %s: %w", name, address, err)
 		}
@@ -79,16 +75,16 @@ func weight(u registry.URL, key string, otherwise int) int {
 	return max(n, 0)
 }
 
-func compose(name, hostID string, services []Exported, at Address) (registry.Application, error) {
-	if name == "" || len(services) == 0 {
-		return registry.Application{}, fmt.Errorf("%w: no name or no services", ErrUnfit)
+func compose(name, hostID string, providers []registry.URL, at Address) (registry.Application, error) {
+	if name == "" || len(providers) == 0 {
+		return registry.Application{}, fmt.Errorf("%w: no name or no providers", ErrUnfit)
 	}
 	var errs []error
-	byKey := map[string][]Exported{}
-	for _, s := range services {
-		errs = append(errs, publishable(s.URL), dialable(s.URL))
-		key := protocolKey(s.URL)
-		byKey[key] = append(byKey[key], s)
+	byKey := map[string][]registry.URL{}
+	for _, u := range providers {
+		errs = append(errs, publishable(u), dialable(u))
+		key := protocolKey(u)
+		byKey[key] = append(byKey[key], u)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return registry.Application{}, err
@@ -107,8 +103,8 @@ func compose(name, hostID string, services []Exported, at Address) (registry.App
 		registry.KeyStorageType: "remote",
 		registry.MarkHost:       hostID,
 	}}
-	if started := started(services); started > 0 {
-		instance.Metadata[registry.KeyTimestamp] = strconv.FormatInt(started, 10)
+	if ms := started(providers); ms > 0 {
+		instance.Metadata[registry.KeyTimestamp] = strconv.FormatInt(ms, 10)
 	}
 	return registry.Application{Instance: instance, Metadata: metadata}, nil
 }
@@ -124,10 +120,10 @@ func protocolKey(u registry.URL) string {
 // describe is one service as the processes in same serve it. The key of a
 // service has no room for a path: the process that serves it at the path of the
 // first one counts, any other is left to the interface level.
-func describe(name string, same []Exported, port int) registry.ServiceInfo {
-	first := slices.MinFunc(same, func(a, b Exported) int {
-		return cmp.Or(cmp.Compare(altered(a.URL), altered(b.URL)), cmp.Compare(a.URL.Path, b.URL.Path), byOrigin(a, b))
-	}).URL
+func describe(name string, same []registry.URL, port int) registry.ServiceInfo {
+	first := slices.MinFunc(same, func(a, b registry.URL) int {
+		return cmp.Or(cmp.Compare(altered(a), altered(b)), cmp.Compare(a.Path, b.Path), byOrigin(a, b))
+	})
 	params := map[string]string{}
 	for k, v := range first.Params {
 		if _, again := params[k]; !again && !unshared(k) {
@@ -141,7 +137,7 @@ func describe(name string, same []Exported, port int) registry.ServiceInfo {
 			params[k] = v
 		}
 	}
-	same = slices.DeleteFunc(slices.Clone(same), func(e Exported) bool { return e.URL.Path != first.Path })
+	same = slices.DeleteFunc(slices.Clone(same), func(u registry.URL) bool { return u.Path != first.Path })
 	sumWeights(params, same)
 	return registry.ServiceInfo{
 		Name: first.Service().Interface, Group: first.Param("group"), Version: first.Param("version"),
@@ -157,25 +153,29 @@ func altered(u registry.URL) int {
 	return 1
 }
 
-// sumWeights sets "weight", and "<method>.weight" for each method that any of
-// the processes gives one. A sum that readers assume anyway is left out, so that
-// hosts which name the default and hosts which do not share a revision.
-func sumWeights(params map[string]string, same []Exported) {
+// sumWeights sets "weight" to the sum of what the processes have. A sum that
+// readers assume anyway is left out, so that hosts which name the default and
+// hosts which do not share a revision. Several processes have their
+// "<method>.weight" summed too.
+func sumWeights(params map[string]string, same []registry.URL) {
 	methods := map[string]bool{}
 	total := 0
-	for _, e := range same {
-		total += Weight(e.URL)
-		for k := range e.URL.Params {
+	for _, u := range same {
+		total += Weight(u)
+		for k := range u.Params {
 			if strings.HasSuffix(k, ".weight") && !unshared(k) {
 				methods[k] = true
 			}
 		}
 	}
 	set(params, "weight", total, DefaultWeight)
+	if len(same) == 1 {
+		return
+	}
 	for k := range methods {
 		sum := 0
-		for _, e := range same {
-			sum += weight(e.URL, k, Weight(e.URL))
+		for _, u := range same {
+			sum += weight(u, k, Weight(u))
 		}
 		set(params, k, sum, total)
 	}
@@ -226,10 +226,10 @@ func endpoints(ports map[string]int) string {
 // started is the earliest start of the processes in Unix milliseconds, 0 when
 // none says it. dubbo-go writes seconds; until the year 5138 a time in seconds
 // has at most 11 digits, and no Dubbo process started before 1973.
-func started(services []Exported) int64 {
+func started(providers []registry.URL) int64 {
 	var first int64
-	for _, s := range services {
-		t, err := strconv.ParseInt(s.URL.Param("timestamp"), 10, 64)
+	for _, u := range providers {
+		t, err := strconv.ParseInt(u.Param("timestamp"), 10, 64)
 		if err != nil || t <= 0 {
 			continue
 		}
@@ -243,6 +243,6 @@ func started(services []Exported) int64 {
 	return first
 }
 
-func byOrigin(a, b Exported) int {
-	return cmp.Or(cmp.Compare(a.URL.Host, b.URL.Host), cmp.Compare(a.URL.Port, b.URL.Port), cmp.Compare(a.URL.String(), b.URL.String()))
+func byOrigin(a, b registry.URL) int {
+	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Port, b.Port), cmp.Compare(a.String(), b.String()))
 }
