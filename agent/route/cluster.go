@@ -1,0 +1,55 @@
+package route
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// Endpoint is one provider of a cluster.
+type Endpoint struct {
+	Peer   *Peer
+	URL    registry.URL
+	Origin string // host:port of the provider behind a mesh endpoint, else empty
+	Mesh   bool   // Peer is the inbound listener of another agent
+	Token  string // what the provider wants as attachment "token", else empty
+	Weight int    // as configured; Explain shows the effective one of a warm-up
+
+	began    time.Time     // start of the provider; zero: no warm-up
+	warmup   time.Duration // how long it warms up
+	readonly bool          // inbound: Local.Readonly
+}
+
+func (e *Endpoint) rank() rank {
+	if e.readonly {
+		return readonly
+	}
+	return e.Peer.rank()
+}
+
+// Cluster is the providers of one service key that a call may go to.
+type Cluster struct {
+	Service          registry.Service // Interface "*" or Group "*": several, of one local process
+	Endpoints        []*Endpoint      // sorted by address and origin; not to be changed
+	Dedicated        bool             // callbacks: one upstream connection for each downstream connection
+	TokenPerEndpoint bool             // tokens differ: the chosen endpoint's must be written into the attachments
+	Policy           Policy
+	Stats            *Stats // survives snapshots
+
+	policyWhy string
+	deadlines deadlines
+	balance   atomic.Pointer[balance] // replaced whole by the router's loop while endpoints warm up
+}
+
+// Timeout is the time-out of a call of method by an application when the call
+// itself carries none (CONTRACT §8): that of the application's subscription for
+// the method, then for the interface, else the provider's in the same order,
+// else 0: none. An unknown application gets the longest of all subscriptions.
+func (c *Cluster) Timeout(application string, method []byte) time.Duration {
+	return c.deadlines.of(application, method)
+}
+
+// NeedsCaller tells whether local subscriptions disagree, so that Timeout
+// depends on the application.
+func (c *Cluster) NeedsCaller() bool { return c.deadlines.differ }

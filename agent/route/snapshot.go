@@ -1,0 +1,56 @@
+package route
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// Snapshot is everything that the data plane needs to route a call. It is
+// immutable.
+type Snapshot struct {
+	Outbound Table // calls of local consumers, by what the registries say
+	Inbound  Table // calls to local providers
+
+	interfaces   index[*ifaceSet]
+	inbound      *localSet
+	callers      map[string][]Caller // by interface
+	applications map[string]*Table
+}
+
+// Interface is what is known of an interface: its usable providers, each counted
+// once, of every protocol, from all sources together. False: no source said
+// anything, or none follows it.
+func (s *Snapshot) Interface(name string) (Update, bool) {
+	set, ok := s.interfaces.value(name)
+	if !ok {
+		return Update{Interface: name, State: Waiting}, false
+	}
+	return set.merged, true
+}
+
+// Services lists the services of protocol dubbo that have a provider, sorted by
+// interface, group and version.
+func (s *Snapshot) Services() []registry.Service {
+	var list []registry.Service
+	for _, set := range s.interfaces.all {
+		list = append(list, set.services()...)
+	}
+	slices.SortFunc(list, compareServices)
+	return list
+}
+
+// Application is the inbound table of one application: what a listener of its
+// own dispatches by (CONTRACT §4.1). It is empty unless Options.Applications
+// names the application.
+func (s *Snapshot) Application(name string) *Table {
+	if t, ok := s.applications[name]; ok {
+		return t
+	}
+	return &Table{Unrouted: s.Inbound.Unrouted}
+}
+
+func compareServices(a, b registry.Service) int {
+	return cmp.Or(cmp.Compare(a.Interface, b.Interface), cmp.Compare(a.Group, b.Group), cmp.Compare(a.Version, b.Version))
+}
