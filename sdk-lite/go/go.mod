@@ -1,0 +1,3 @@
+module github.com/meshferry/meshferry/sdk-lite/go
+
+go 1.25.0
