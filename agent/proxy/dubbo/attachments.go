@@ -6,9 +6,8 @@ var (
 	// ErrAttachmentsRef says that the attachments are a reference to a map among the arguments: they can be read, but
 	// not changed without changing that argument.
 	ErrAttachmentsRef = errors.New("dubbo: the attachments are a reference to an argument")
-	// ErrAttachmentsForm says that a change would break the attachments: a value to be replaced is an object, to which
-	// others may refer.
-	ErrAttachmentsForm = errors.New("dubbo: the attachment is an object")
+	// ErrAttachmentsForm says that the value to be replaced has no text: it may be an object, to which others refer.
+	ErrAttachmentsForm = errors.New("dubbo: the attachment is neither text nor number")
 )
 
 // Attachments is the located map behind a request's arguments. Use one again and again: it keeps memory for class
@@ -178,10 +177,11 @@ func (a *Attachments) Range(f func(key, value []byte) bool) {
 // value is the range of the value of key; from is -1 when there is none.
 func (a *Attachments) value(key string) (from, to int) {
 	from = -1
+	ascii := isASCII(key)
 	a.walk.classes = a.walk.classes[:a.defs]
 	for pos := a.first; pos < a.last; {
 		at := a.after(pos)
-		isKey := a.isKey(pos, at, key)
+		isKey := a.isKey(pos, at, key, ascii)
 		pos = a.after(at)
 		if isKey {
 			from, to = at, pos
@@ -206,18 +206,21 @@ func (a *Attachments) after(pos int) int {
 	return w.pos
 }
 
-// isKey says whether body[pos:end] is the string key.
-func (a *Attachments) isKey(pos, end int, key string) bool {
-	tag := a.body[pos]
-	if a.serialization == Hessian2 {
-		if int(tag) <= 0x1f && end-pos-1 == len(key) { // the ordinary case, without a call
-			return string(a.body[pos+1:end]) == key
-		}
-	} else if tag >= jsonbASCIIFix && tag <= jsonbASCIIFix+maxJSONBASCIIFix && end-pos-1 != len(key) && isASCII(a.body[pos:end]) {
-		return false
+// isKey says whether body[pos:end] is the string key. An ASCII key is equal to nothing but its own bytes.
+func (a *Attachments) isKey(pos, end int, key string, ascii bool) bool {
+	if ascii && a.isShort(a.body[pos]) {
+		return string(a.body[pos+1:end]) == key
 	}
 	s, ok := a.stringAt(pos)
 	return ok && string(s) == key
+}
+
+// isShort says whether tag is that of a string whose length is in its tag.
+func (a *Attachments) isShort(tag byte) bool {
+	if a.serialization == Hessian2 {
+		return tag <= 0x1f
+	}
+	return tag >= jsonbASCIIFix && tag <= jsonbASCIIFix+maxJSONBASCIIFix
 }
 
 // stringAt is the string at body[pos].

@@ -233,12 +233,13 @@ func (w *walker) jsonbValue(tag byte, pending int) (int, error) {
 			return 0, err
 		}
 		return w.nest(pending, 1)
-	case 0xa7, 0xa8, 0xaa: // time, date and time (with zone): fixed fields, nanoseconds (a zone's name)
-		if w.pos += map[byte]int{0xa7: 3, 0xa8: 7, 0xaa: 7}[tag]; w.pos > len(w.b) {
-			return 0, ErrTruncated
-		}
-		if err := w.skipJSONBLong(); err != nil || tag != 0xaa {
-			return pending, err
+	case 0xa7: // time: three fields, nanoseconds
+		return pending, w.skipJSONBTime(3)
+	case 0xa8: // date and time
+		return pending, w.skipJSONBTime(7)
+	case 0xaa: // date, time and the name of a zone
+		if err := w.skipJSONBTime(7); err != nil {
+			return 0, err
 		}
 		return pending, w.skipJSONBString()
 	case 0xae: // seconds and nanoseconds
@@ -260,12 +261,21 @@ func (w *walker) skipJSONBString() error {
 }
 
 func (w *walker) skipJSONBLong() error {
-	_, size := jsonbLong(w.b[min(w.pos, len(w.b)):])
+	_, size := jsonbLong(w.b[w.pos:])
 	if size == 0 {
 		return ErrMalformed
 	}
 	w.pos += size
 	return nil
+}
+
+// skipJSONBTime steps over the fields of a time, in so many bytes, and its nanoseconds.
+func (w *walker) skipJSONBTime(fields int) error {
+	if fields > len(w.b)-w.pos {
+		return ErrTruncated
+	}
+	w.pos += fields
+	return w.skipJSONBLong()
 }
 
 // jsonbLength reads a number of items or bytes.
@@ -341,7 +351,7 @@ func appendJSONBInt(dst []byte, v int) []byte {
 // appendJSONBString appends s without a block's length.
 func appendJSONBString(dst []byte, s string) []byte {
 	switch {
-	case !isASCII([]byte(s)):
+	case !isASCII(s):
 		dst = appendJSONBInt(append(dst, jsonbUTF8), len(s))
 	case len(s) <= maxJSONBASCIIFix:
 		dst = append(dst, byte(jsonbASCIIFix+len(s)))

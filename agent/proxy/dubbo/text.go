@@ -122,18 +122,12 @@ func appendLatin1(dst, s []byte) []byte {
 }
 
 // isASCII says whether each byte of s is below 0x80.
-func isASCII(s []byte) bool {
-	for ; len(s) >= 8; s = s[8:] {
-		if binary.LittleEndian.Uint64(s)&highBits != 0 {
-			return false
-		}
+func isASCII[T string | []byte](s T) bool {
+	var seen byte
+	for i := range len(s) {
+		seen |= s[i]
 	}
-	for _, c := range s {
-		if c >= 0x80 {
-			return false
-		}
-	}
-	return true
+	return seen < 0x80
 }
 
 // appendHessianString appends s in chunks of at most 0x8000 units, the largest that Java writes.
