@@ -233,12 +233,14 @@ func conflictAtOnce(t *testing.T, s Store) {
 	l := reader.subscribe(greeter)
 	reports := make([]registry.Report, 4)
 	var agents []agent
-	var wg sync.WaitGroup
 	for i := range reports {
 		agents = append(agents, s.start(t, fmt.Sprintf("host-%d", i)))
+	}
+	var wg sync.WaitGroup
+	for i, a := range agents {
 		wg.Go(func() {
 			var err error
-			if reports[i], err = agents[i].Apply(t.Context(), d); err != nil {
+			if reports[i], err = a.Apply(t.Context(), d); err != nil {
 				t.Errorf("Apply: %v", err)
 			}
 		})
@@ -261,12 +263,11 @@ func badItem(t *testing.T, s Store) {
 	a := s.start(t, "host-a")
 	good := provider(greeter, "192.0.2.1", 20882, "")
 	for _, bad := range []string{
-		"dubbo://192.0.2.1:20882/?side=provider",
+		"dubbo://192.0.2.1:20882?side=provider",
 		"dubbo://192.0.2.1:20882/x?interface=..",
 		"dubbo://192.0.2.1:20882/x?interface=a/b",
 	} {
-		d := join(parse(bad), good)
-		report := a.apply(d)
+		report := a.apply(join(parse(bad), good))
 		if got := report[bad]; got.State != registry.Pending || got.Err == "" {
 			t.Errorf("%s is %+v, want pending with the reason", bad, got)
 		}
