@@ -83,7 +83,7 @@ func compose(name, hostID string, providers []registry.URL, at Address) (registr
 	byKey := map[string][]registry.URL{}
 	for _, u := range providers {
 		errs = append(errs, publishable(u), dialable(u))
-		key := protocolKey(u)
+		key := ProtocolKey(u)
 		byKey[key] = append(byKey[key], u)
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -109,10 +109,10 @@ func compose(name, hostID string, providers []registry.URL, at Address) (registr
 	return registry.Application{Instance: instance, Metadata: metadata}, nil
 }
 
-// protocolKey is "[group/]interface[:version]:protocol" of what the URL says,
+// ProtocolKey is "[group/]interface[:version]:protocol" of what the URL says,
 // "0.0.0" included, as a consumer compares text.
 // Source: MetadataInfo.ServiceInfo#buildMatchKey.
-func protocolKey(u registry.URL) string {
+func ProtocolKey(u registry.URL) string {
 	s := registry.Service{Group: u.Param("group"), Interface: u.Service().Interface, Version: u.Param("version")}
 	return s.Key() + ":" + u.Protocol
 }
