@@ -1,0 +1,176 @@
+package proxy
+
+import (
+	"bytes"
+	"time"
+
+	"github.com/meshferry/meshferry/agent/proxy/dubbo"
+	"github.com/meshferry/meshferry/agent/route"
+)
+
+// call is one request from the moment it was read until it is answered.
+type call struct {
+	down          *downstream
+	cluster       *route.Cluster
+	endpoint      *route.Endpoint
+	tried         [maxTries - 1]*route.Endpoint
+	tries         uint8 // endpoints in tried
+	redials       uint8
+	serialization byte
+	oneway        bool
+	looked        bool // the time-out attachment has been read
+	id            uint64
+	start         time.Duration // p.now()
+	limit         time.Duration // of the subscription or provider URL, 0 when there is none
+	look          time.Duration // p.now() at which to look whether it is late
+	retained      []byte        // the frame, for another try
+}
+
+// maxTries is how many endpoints one call may be sent to, if the ones before have
+// certainly not executed it (CONTRACT §3).
+const maxTries = 3
+
+// pick chooses an endpoint, or refuses.
+func (c *call) pick() bool {
+	if c.down.p.stopping.Load() {
+		c.refuse(refusal{reason: route.Refused, text: errStopping.Error(), notExecuted: true})
+		return false
+	}
+	c.cluster.Stats.Request(1)
+	if c.endpoint = c.cluster.Pick(c.tried[:c.tries]); c.endpoint == nil {
+		c.refuse(refusal{reason: route.NoEndpoint, text: "no provider is available", notExecuted: true})
+		return false
+	}
+	return true
+}
+
+// again sends a call that was certainly not executed to another endpoint, while
+// there is one, the number of tries and the budget allow it; else it refuses.
+func (c *call) again(r refusal) {
+	p := c.down.p
+	redial := r.redial && c.redials == 0
+	if len(c.retained) == 0 || c.oneway || int(c.tries) >= len(c.tried) && !redial || p.stopping.Load() || !p.budget.take() {
+		c.refuse(r)
+		return
+	}
+	if redial { // the connection was up and ended: the endpoint may be there all the same
+		c.redials++
+	} else {
+		c.tried[c.tries] = c.endpoint
+		c.tries++
+	}
+	endpoint := c.cluster.Pick(c.tried[:c.tries])
+	if endpoint == nil {
+		c.refuse(r)
+		return
+	}
+	c.endpoint = endpoint
+	p.counters.retries.Add(1)
+	one := [1]request{{call: *c, frame: c.retained}}
+	one[0].retained = nil
+	one[0].up = c.down.upstream(c)
+	one[0].up.start(one[:], p.now())
+}
+
+// statusAt is where a frame holds the status of a response.
+const statusAt = 3
+
+// mayRetry tells from a response whether the request may be needed once more.
+func mayRetry(frame []byte) bool {
+	return frame[statusAt] == dubbo.StatusServerError && bytes.Contains(frame[:min(len(frame), 64)], []byte(notExecuted))
+}
+
+// handle deals with a reply of another agent's inbound side that must not go on
+// as it is: what was not executed is tried elsewhere, and the rest is told in the
+// form of our own side (CONTRACT §6). False: an ordinary reply.
+func (c *call) handle(frame []byte) bool {
+	if !c.down.dir.outbound || frame[statusAt] != dubbo.StatusServerError {
+		return false
+	}
+	text, ok := dubbo.ErrorText(frame[2]&serializationMask, frame[dubbo.HeaderSize:])
+	switch {
+	case ok && bytes.HasPrefix(text, []byte(notExecuted)):
+		c.again(refusal{reason: route.Refused, text: c.endpoint.Peer.Addr + " says: " + string(text), notExecuted: true})
+	case ok && bytes.HasPrefix(text, []byte(unknownOutcome)):
+		c.refuse(refusal{reason: route.Lost, text: c.endpoint.Peer.Addr + " says: " + string(text)})
+	default:
+		return false
+	}
+	return true
+}
+
+const serializationMask = 0x1f
+
+// nextLook moves look behind the deadline of the call, if that is later. The
+// caller's time-out attachment stands behind the arguments, so it is read only
+// for calls that take long: at the first look, from the retained frame.
+// Deadline = caller's time-out + 100 ms, at most 10 min (CONTRACT §8). On the
+// inbound side only the attachment counts: a consumer may wait longer than the
+// provider's own URL says.
+func (c *call) nextLook() {
+	if !c.looked {
+		c.looked = true
+		if t := c.attachedTimeout(); t > 0 {
+			c.limit = t
+		}
+	}
+	due := maxDeadline
+	if c.limit > 0 {
+		due = min(c.limit+deadlineGrace, maxDeadline)
+	}
+	c.look = c.start + due
+}
+
+func (c *call) attachedTimeout() time.Duration {
+	if len(c.retained) < dubbo.HeaderSize {
+		return 0
+	}
+	var f dubbo.Front
+	var a dubbo.Attachments
+	body := c.retained[dubbo.HeaderSize:]
+	if dubbo.ParseFront(c.serialization, body, &f) != nil || dubbo.FindAttachments(c.serialization, body, &f, &a) != nil {
+		return 0
+	}
+	text, _ := a.Lookup("timeout")
+	return milliseconds(text)
+}
+
+// milliseconds reads a decimal number; what is none, or too large, counts as 0.
+func milliseconds(text []byte) time.Duration {
+	n := int64(0)
+	for _, b := range text {
+		if b < '0' || b > '9' || n > int64(24*time.Hour/time.Millisecond) {
+			return 0
+		}
+		n = 10*n + int64(b-'0')
+	}
+	return time.Duration(n) * time.Millisecond
+}
+
+// observe counts an answered call. A reply with another status than OK is a
+// failure; an exception of the service itself is not.
+func (c *call) observe(now time.Duration, frame []byte) {
+	st := c.cluster.Stats
+	st.Observe(now - c.start)
+	if frame[statusAt] != dubbo.StatusOK {
+		st.Fail(route.Remote)
+	}
+}
+
+// putToken queues the frame with the endpoint's token among its attachments. Where
+// the form of the attachments forbids it the frame goes as it is, and the provider
+// decides.
+func (r *request) putToken(u *upstream, token string) {
+	var f dubbo.Front
+	var a dubbo.Attachments
+	body := r.frame[dubbo.HeaderSize:]
+	at := len(u.buf)
+	if dubbo.ParseFront(r.serialization, body, &f) == nil && dubbo.FindAttachments(r.serialization, body, &f, &a) == nil {
+		if out, err := dubbo.AppendWithAttachment(u.buf, r.frame, &a, "token", token); err == nil {
+			u.buf = out
+			u.queued += uint64(len(out) - at)
+			return
+		}
+	}
+	u.put(r.frame)
+}

@@ -1,0 +1,58 @@
+package proxy
+
+import (
+	"github.com/meshferry/meshferry/agent/proxy/dubbo"
+)
+
+// callback is a request of a provider that waits for the consumer's answer.
+type callback struct {
+	up *upstream
+	id uint64
+}
+
+// maxCallbacks bounds the callbacks in flight on one downstream connection.
+const maxCallbacks = 4096
+
+// callback passes a provider's request on to the consumer that owns the
+// connection. On a shared connection nobody can tell whom it is for.
+func (u *upstream) callback(h dubbo.Header, frame []byte) {
+	d := u.owner
+	if d == nil {
+		u.p.counters.callbacksRefused.Add(1)
+		if h.TwoWay() {
+			u.send(dubbo.AppendError(nil, h.ID, "meshferry: a provider's call to its consumer needs a service with callbacks (parameter <method>.<n>.callback=true)"))
+		}
+		return
+	}
+	u.p.counters.callbacks.Add(1)
+	if h.TwoWay() {
+		d.own.Lock()
+		full := len(d.reverse) >= maxCallbacks
+		if !full {
+			if d.reverse == nil {
+				d.reverse = map[uint64]callback{}
+			}
+			d.reverseID++
+			d.reverse[d.reverseID] = callback{up: u, id: h.ID}
+			dubbo.PutID(frame, d.reverseID)
+		}
+		d.own.Unlock()
+		if full {
+			u.send(dubbo.AppendError(nil, h.ID, "meshferry: too many callbacks in flight"))
+			return
+		}
+	}
+	d.send(frame)
+}
+
+// answerCallback passes a consumer's answer back to the provider that asked.
+func (d *downstream) answerCallback(h dubbo.Header, frame []byte) {
+	d.own.Lock()
+	c, ok := d.reverse[h.ID]
+	delete(d.reverse, h.ID)
+	d.own.Unlock()
+	if ok {
+		dubbo.PutID(frame, c.id)
+		c.up.send(frame)
+	}
+}

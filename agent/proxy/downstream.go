@@ -1,0 +1,351 @@
+package proxy
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"maps"
+	"net"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshferry/meshferry/agent/proxy/dubbo"
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/registry"
+)
+
+// downstream is a connection that somebody opened to one of our listeners.
+type downstream struct {
+	conn
+
+	// immutable
+	p    *Proxy
+	dir  *direction
+	lane uint32 // which of an endpoint's upstream connections it uses
+
+	// owned by read
+	requests    []request // of one read, on their way out
+	attachments dubbo.Attachments
+
+	application   atomic.Pointer[string] // of the caller, once looked for (CONTRACT §8)
+	lastRead      atomic.Int64           // p.now() of the last bytes
+	partial       atomic.Bool            // a frame has begun and not ended
+	serialization atomic.Uint32
+	calls         atomic.Int64 // not yet answered
+
+	own       sync.Mutex
+	dedicated map[*route.Peer]*upstream // guarded by own
+	reverse   map[uint64]callback       // guarded by own; requests of a provider that wait for this consumer's answer
+	reverseID uint64                    // guarded by own
+}
+
+// request is one frame on its way to an upstream.
+type request struct {
+	call
+	frame []byte // aliases the read buffer
+	up    *upstream
+}
+
+func (p *Proxy) serve(nc net.Conn, dir *direction) {
+	d := &downstream{p: p, dir: dir}
+	d.lane = uint32(dir.open.Add(1))
+	d.limit = p.o.QueueBytes
+	d.serialization.Store(uint32(dubbo.Hessian2))
+	d.lastRead.Store(int64(p.now()))
+	d.attach(nc)
+	p.mu.Lock()
+	p.downstreams[d] = struct{}{}
+	p.mu.Unlock()
+	p.workers.Go(func() {
+		err := d.read()
+		d.end()
+		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
+			p.log.Debug("connection ended", "listener", dir.name, "peer", nc.RemoteAddr().String(), "error", err)
+		}
+	})
+}
+
+// end releases everything that belongs to the connection. Calls that are still in
+// flight are answered into the void.
+func (d *downstream) end() {
+	d.mu.Lock()
+	d.closed = true
+	d.mu.Unlock()
+	d.nc.Close()
+	d.own.Lock()
+	dedicated := slices.Collect(maps.Values(d.dedicated))
+	d.own.Unlock()
+	for _, u := range dedicated {
+		u.end(errCallerGone)
+	}
+	d.p.mu.Lock()
+	delete(d.p.downstreams, d)
+	d.p.mu.Unlock()
+	d.dir.open.Add(-1)
+}
+
+// finish writes what is queued, bounded in time, and closes.
+func (d *downstream) finish() {
+	deadline := time.Now().Add(time.Second)
+	_ = d.nc.SetWriteDeadline(deadline)
+	for time.Now().Before(deadline) {
+		d.mu.Lock()
+		left := !d.closed && (len(d.buf) > 0 || d.writing)
+		d.mu.Unlock()
+		if !left {
+			break
+		}
+		d.flush()
+		time.Sleep(time.Millisecond)
+	}
+	d.abort()
+}
+
+// answer sends the reply to a call that no upstream answers.
+func (d *downstream) answer(frame []byte) {
+	d.calls.Add(-1)
+	d.send(frame)
+}
+
+func (d *downstream) sayReadonly() {
+	d.send(dubbo.AppendReadonly(nil, byte(d.serialization.Load())))
+}
+
+func (d *downstream) checkIdle(now time.Duration) {
+	quiet := now - time.Duration(d.lastRead.Load())
+	if quiet > frameTimeout && d.partial.Load() || quiet > idleDownstream && d.calls.Load() == 0 {
+		d.abort()
+	}
+}
+
+const (
+	minRead = 4 << 10
+	maxRead = 64 << 10
+)
+
+func (d *downstream) read() error {
+	r := reader{nc: d.nc, maxBody: d.p.o.MaxBody}
+	for {
+		if err := r.fill(); err != nil {
+			return err
+		}
+		now := d.p.now()
+		d.lastRead.Store(int64(now))
+		snap := d.p.o.Router.Snapshot()
+		for {
+			h, frame, err := r.next()
+			if errors.Is(err, dubbo.ErrTooLarge) {
+				d.tooLarge(h)
+				r.discard(h)
+				continue
+			}
+			if err != nil {
+				d.refuseBytes(r.bytes(), err)
+				return err
+			}
+			if frame == nil {
+				break
+			}
+			d.frame(snap, now, h, frame)
+		}
+		d.partial.Store(len(r.bytes()) > 0 || r.skip > 0)
+		d.dispatch(now)
+	}
+}
+
+// refuseBytes ends a connection that speaks something else. What was read before
+// is sent on and answered.
+func (d *downstream) refuseBytes(b []byte, err error) {
+	d.dispatch(d.p.now())
+	d.p.counters.protocol.Add(1)
+	if looksLikeHTTP(b) {
+		d.send([]byte("HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nmeshferry: this port takes dubbo2 calls (protocol dubbo), not HTTP or triple.\n"))
+	}
+	d.p.log.Debug("bytes that are no dubbo2 frame", "listener", d.dir.name, "peer", d.nc.RemoteAddr().String(), "error", err)
+	for end := time.Now().Add(time.Second); d.calls.Load() > 0 && time.Now().Before(end); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+func looksLikeHTTP(b []byte) bool {
+	for _, m := range []string{"GET ", "POST ", "PUT ", "HEAD ", "DELETE ", "OPTIONS ", "PRI * "} {
+		if bytes.HasPrefix(b, []byte(m)) {
+			return true
+		}
+	}
+	return false
+}
+
+// frame looks at one frame and either answers it here or notes where it goes.
+func (d *downstream) frame(snap *route.Snapshot, now time.Duration, h dubbo.Header, frame []byte) {
+	switch {
+	case !h.IsRequest() && !h.IsEvent():
+		d.answerCallback(h, frame)
+	case h.IsEvent():
+		if h.IsRequest() && h.TwoWay() {
+			d.p.counters.heartbeats.Add(1)
+			var scratch [32]byte
+			d.send(dubbo.AppendHeartbeatReply(scratch[:0], h.Serialization(), h.ID))
+		}
+	default:
+		d.request(snap, now, h, frame)
+	}
+}
+
+func (d *downstream) tooLarge(h dubbo.Header) {
+	if h.IsRequest() && h.TwoWay() {
+		d.calls.Add(1)
+		c := call{down: d, id: h.ID, serialization: h.Serialization()}
+		c.refuse(refusal{reason: route.Limit, text: tooLargeText(h, d.p.o.MaxBody), notExecuted: true})
+	}
+}
+
+func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.Header, frame []byte) {
+	c := call{down: d, id: h.ID, serialization: h.Serialization(), oneway: !h.TwoWay(), start: now}
+	if !c.oneway {
+		d.calls.Add(1)
+	}
+	if uint32(c.serialization) != d.serialization.Load() {
+		d.serialization.Store(uint32(c.serialization))
+	}
+	table := d.dir.table(snap)
+	var front dubbo.Front
+	if err := dubbo.ParseFront(c.serialization, frame[dubbo.HeaderSize:], &front); err != nil {
+		d.p.counters.unreadable.Add(1)
+		if c.cluster = table.Opaque(c.serialization); c.cluster == nil {
+			c.refuse(refusal{reason: route.NoRoute, text: "the request's serialization (id " + strconv.Itoa(int(c.serialization)) + ") cannot be read, and not exactly one service takes it"})
+			return
+		}
+		d.place(&c, frame)
+		return
+	}
+	host := table.Lookup(front.Path, front.Version)
+	switch {
+	case host != nil:
+		if d.choose(table, host, &front, &c, frame, &d.attachments) {
+			d.place(&c, frame)
+		}
+	case d.dir.outbound:
+		d.await(c, bytes.Clone(frame), string(front.Path))
+	default:
+		c.refuse(noService(&front, nil))
+	}
+}
+
+// choose sets the cluster. Attachments stand behind the arguments and are reached
+// only if something depends on them.
+func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *dubbo.Front, c *call, frame []byte, a *dubbo.Attachments) bool {
+	c.cluster = host.Only()
+	askCaller := d.dir.outbound && d.application.Load() == nil && (c.cluster == nil || c.cluster.NeedsCaller())
+	if c.cluster == nil || askCaller {
+		err := dubbo.FindAttachments(c.serialization, frame[dubbo.HeaderSize:], front, a)
+		if askCaller {
+			name, _ := a.Lookup("remote.application")
+			application := string(name)
+			d.application.Store(&application)
+		}
+		if c.cluster == nil {
+			if err != nil {
+				c.refuse(refusal{reason: route.NoRoute, text: "several groups provide " + string(front.Path) + " and the attachments cannot be read: " + err.Error()})
+				return false
+			}
+			// Java puts the interface into the body and the path here, and dispatches
+			// by the path.
+			if path, ok := a.Lookup("path"); ok && !bytes.Equal(path, front.Path) {
+				if byPath := table.Lookup(path, front.Version); byPath != nil {
+					host = byPath
+				}
+			}
+			group, _ := a.Lookup("group")
+			if c.cluster = host.Group(group); c.cluster == nil {
+				c.refuse(noService(front, group))
+				return false
+			}
+		}
+	}
+	if d.dir.outbound {
+		application := ""
+		if known := d.application.Load(); known != nil {
+			application = *known
+		}
+		c.limit = c.cluster.Timeout(application, front.Method)
+	}
+	return true
+}
+
+// place picks an endpoint and notes the frame for dispatch.
+func (d *downstream) place(c *call, frame []byte) {
+	if c.pick() {
+		d.requests = append(d.requests, request{call: *c, frame: frame, up: d.upstream(c)})
+	}
+}
+
+// upstream is the connection for a call.
+func (d *downstream) upstream(c *call) *upstream {
+	if !c.cluster.Dedicated {
+		return d.p.shared(c.endpoint.Peer, d.lane)
+	}
+	d.own.Lock()
+	defer d.own.Unlock()
+	u := d.dedicated[c.endpoint.Peer]
+	if u == nil || u.gone.Load() {
+		if d.dedicated == nil {
+			d.dedicated = map[*route.Peer]*upstream{}
+		}
+		u = d.p.connect(c.endpoint.Peer, d)
+		d.dedicated[c.endpoint.Peer] = u
+	}
+	return u
+}
+
+// dispatch sends what one read brought: for each upstream all of its frames
+// under one lock, then one write.
+func (d *downstream) dispatch(now time.Duration) {
+	d.p.budget.add(int64(len(d.requests)))
+	for i := range d.requests {
+		if u := d.requests[i].up; u != nil {
+			u.start(d.requests[i:], now)
+		}
+	}
+	clear(d.requests)
+	d.requests = d.requests[:0]
+}
+
+// await parks a call for a service that nobody has asked for before, until the
+// registries have answered, at most a second. The reader goes on meanwhile.
+func (d *downstream) await(c call, frame []byte, iface string) {
+	select {
+	case d.p.awaits <- struct{}{}:
+	default:
+		c.refuse(refusal{reason: route.Limit, text: "too many calls wait for services to be discovered; " + iface + " is not known yet"})
+		return
+	}
+	d.p.workers.Go(func() {
+		defer func() { <-d.p.awaits }()
+		d.p.o.Router.Await(d.p.ctx, iface)
+		var front dubbo.Front
+		if err := dubbo.ParseFront(c.serialization, frame[dubbo.HeaderSize:], &front); err != nil {
+			c.refuse(refusal{reason: route.NoRoute, text: err.Error()})
+			return
+		}
+		table := d.dir.table(d.p.o.Router.Snapshot())
+		host := table.Lookup(front.Path, front.Version)
+		if host == nil {
+			c.refuse(noService(&front, nil))
+			return
+		}
+		var a dubbo.Attachments
+		if d.choose(table, host, &front, &c, frame, &a) && c.pick() {
+			one := [1]request{{call: c, frame: frame, up: d.upstream(&c)}}
+			one[0].up.start(one[:], d.p.now())
+		}
+	})
+}
+
+func noService(f *dubbo.Front, group []byte) refusal {
+	s := registry.Service{Group: string(group), Interface: string(f.Path), Version: registry.NormalVersion(string(f.Version))}
+	return refusal{reason: route.NoRoute, text: "no provider of " + s.Key()}
+}

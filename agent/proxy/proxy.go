@@ -1,0 +1,315 @@
+// Package proxy carries dubbo2 calls: from local consumers on the outbound
+// listener to endpoints, and from everybody on the inbound listener to local
+// providers. Both directions are the same machinery; they differ in the routing
+// table and in the form of a refusal.
+//
+// The way of a call: downstream.read → route.Table.Lookup → Cluster.Pick →
+// upstream.start … upstream.read → downstream.send.
+//
+// Invariants:
+//   - Every two-way request is answered exactly once: by the upstream's reply, or
+//     by a refusal, also when a connection ends on either side of it.
+//   - The way through takes no lock but the uncontended ones of the two
+//     connections, allocates nothing for a frame, and never waits: not for a
+//     peer that does not read, not for a dial, not for the control side.
+//   - Frames go on as they came; only the request id is replaced, and a token
+//     where endpoints of a service have different ones.
+//   - Each slot table, queue and map has a bound.
+package proxy
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshferry/meshferry/agent/route"
+)
+
+// Options of a Proxy. Zero values mean the defaults that are named.
+type Options struct {
+	Router   *route.Router
+	Outbound []net.Listener // for local consumers
+	Inbound  []net.Listener // for everybody
+	Log      *slog.Logger
+	Host     string // named in refusals, so that people know which agent spoke
+
+	// Networks may use an outbound listener that is bound to another address than
+	// loopback; this machine's own addresses always may.
+	Networks []netip.Prefix
+	// Readonly is told when a local provider said that it is about to stop.
+	Readonly func(address string)
+
+	MaxBody             int           // bytes of one frame's body, 8 MiB (Dubbo's default payload)
+	MaxDownstream       int           // connections on each listener, 10 000
+	MaxInFlight         int           // calls on one upstream connection, 16 384
+	QueueBytes          int           // waiting for one connection, 16 MiB
+	UpstreamConnections int           // to one endpoint, 2
+	DialTimeout         time.Duration // 3 s
+	Heartbeat           time.Duration // idle time after which an upstream is asked for a sign of life, 30 s
+}
+
+func (o Options) withDefaults() Options {
+	def := func(v *int, d int) {
+		if *v <= 0 {
+			*v = d
+		}
+	}
+	def(&o.MaxBody, 8<<20)
+	def(&o.MaxDownstream, 10_000)
+	def(&o.MaxInFlight, 16_384)
+	def(&o.QueueBytes, 16<<20)
+	def(&o.UpstreamConnections, 2)
+	if o.DialTimeout <= 0 {
+		o.DialTimeout = 3 * time.Second
+	}
+	if o.Heartbeat <= 0 {
+		o.Heartbeat = 30 * time.Second
+	}
+	if o.Readonly == nil {
+		o.Readonly = func(string) {}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Proxy forwards calls between its listeners and upstream connections.
+type Proxy struct {
+	o     Options
+	log   *slog.Logger
+	epoch time.Time
+
+	out, in direction
+	pools   sync.Map // *route.Peer → *pool
+	awaits  chan struct{}
+	workers sync.WaitGroup // goroutines of connections
+	stop    context.CancelFunc
+	ctx     context.Context
+
+	stopping atomic.Bool
+	budget   budget
+	counters counters
+
+	mu          sync.Mutex
+	downstreams map[*downstream]struct{} // guarded by mu
+}
+
+// direction is what differs between the outbound and the inbound side.
+type direction struct {
+	name     string
+	outbound bool
+	table    func(*route.Snapshot) *route.Table
+	open     atomic.Int64 // downstream connections
+}
+
+// New makes a proxy; nothing is accepted before Run.
+func New(o Options) (*Proxy, error) {
+	if o.Router == nil {
+		return nil, errors.New("proxy: no router")
+	}
+	p := &Proxy{o: o.withDefaults(), epoch: time.Now(), downstreams: map[*downstream]struct{}{}, awaits: make(chan struct{}, maxAwaits)}
+	p.log = p.o.Log
+	p.out = direction{name: "outbound", outbound: true, table: func(s *route.Snapshot) *route.Table { return &s.Outbound }}
+	p.in = direction{name: "inbound", table: func(s *route.Snapshot) *route.Table { return &s.Inbound }}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	p.budget.add(budgetBurst / budgetPerRequest)
+	return p, nil
+}
+
+// now is the time since New: monotonic, so that a changed clock ends no call.
+func (p *Proxy) now() time.Duration { return time.Since(p.epoch) }
+
+// Run accepts and forwards until ctx ends. Then it answers what is in flight,
+// closes every connection and returns. Call Drain first for a graceful stop.
+func (p *Proxy) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	serve := func(l net.Listener, d *direction) {
+		g.Go(func() error { return p.accept(ctx, l, d) })
+		g.Go(func() error { <-ctx.Done(); return l.Close() })
+	}
+	for _, l := range p.o.Outbound {
+		serve(l, &p.out)
+	}
+	for _, l := range p.o.Inbound {
+		serve(l, &p.in)
+	}
+	g.Go(func() error { p.janitor(ctx); return nil })
+	err := g.Wait()
+	p.closeAll()
+	return err
+}
+
+func (p *Proxy) accept(ctx context.Context, l net.Listener, dir *direction) error {
+	allowed := p.peerGuard(l, dir)
+	for delay := time.Duration(0); ; {
+		nc, err := l.Accept()
+		switch {
+		case ctx.Err() != nil:
+			if err == nil {
+				nc.Close()
+			}
+			return nil
+		case errors.Is(err, net.ErrClosed):
+			return fmt.Errorf("%s listener %s was closed", dir.name, l.Addr())
+		case err != nil: // out of descriptors, most likely: others may end soon
+			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
+			p.log.Error("cannot accept connections", "listener", dir.name, "address", l.Addr().String(), "error", err)
+			select {
+			case <-ctx.Done():
+			case <-time.After(delay):
+			}
+			continue
+		}
+		delay = 0
+		if !allowed(nc.RemoteAddr()) {
+			p.counters.rejected.Add(1)
+			p.log.Debug("connection refused: not an address of this machine", "listener", dir.name, "peer", nc.RemoteAddr().String())
+			nc.Close()
+			continue
+		}
+		if dir.open.Load() >= int64(p.o.MaxDownstream) {
+			p.counters.rejected.Add(1)
+			nc.Close()
+			continue
+		}
+		p.serve(nc, dir)
+	}
+}
+
+// peerGuard keeps an outbound listener from being an open relay: bound to another
+// address than loopback it serves this machine and Options.Networks only.
+func (p *Proxy) peerGuard(l net.Listener, dir *direction) func(net.Addr) bool {
+	bound, err := netip.ParseAddrPort(l.Addr().String())
+	if !dir.outbound || err != nil || bound.Addr().IsLoopback() {
+		return func(net.Addr) bool { return true }
+	}
+	return func(a net.Addr) bool {
+		peer, err := netip.ParseAddrPort(a.String())
+		if err != nil {
+			return false
+		}
+		ip := peer.Addr().Unmap()
+		for _, n := range p.o.Networks {
+			if n.Contains(ip) {
+				return true
+			}
+		}
+		return ip.IsLoopback() || isOwn(ip)
+	}
+}
+
+func isOwn(ip netip.Addr) bool {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return false
+	}
+	for _, a := range addrs {
+		if n, err := netip.ParsePrefix(a.String()); err == nil && n.Addr().Unmap() == ip.WithZone("") {
+			return true
+		}
+	}
+	return false
+}
+
+// Drain ends the inbound side gracefully: READONLY to everybody on the inbound
+// listener, then it waits until nothing is in flight there, or ctx ends. The
+// host's publications must have been withdrawn before (Java 3.x takes about 50 s
+// to come back after a READONLY, CONTRACT §7).
+func (p *Proxy) Drain(ctx context.Context) error {
+	for _, d := range p.connections() {
+		if d.dir == &p.in {
+			d.sayReadonly()
+		}
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := p.inFlight(&p.in)
+		if left == 0 {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("drain: %d calls still in flight: %w", left, ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// inFlight counts the calls of one side that are not yet answered.
+func (p *Proxy) inFlight(dir *direction) (n int64) {
+	for _, d := range p.connections() {
+		if d.dir == dir {
+			n += d.calls.Load()
+		}
+	}
+	return n
+}
+
+func (p *Proxy) connections() []*downstream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := make([]*downstream, 0, len(p.downstreams))
+	for d := range p.downstreams {
+		list = append(list, d)
+	}
+	return list
+}
+
+// closeAll answers every call in flight, then closes the connections: SDKs do
+// not fail calls when a connection closes, they wait their whole time-out.
+func (p *Proxy) closeAll() {
+	p.stopping.Store(true)
+	p.stop()
+	p.pools.Range(func(_, v any) bool {
+		v.(*pool).close(errStopping)
+		return true
+	})
+	for _, d := range p.connections() {
+		d.finish()
+	}
+	p.workers.Wait()
+}
+
+// janitor looks now and then for downstream connections that are dead or hold
+// half a frame, and for pools of endpoints that are no longer used.
+func (p *Proxy) janitor(ctx context.Context) {
+	tick := time.NewTicker(janitorInterval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := p.now()
+		for _, d := range p.connections() {
+			d.checkIdle(now)
+		}
+		p.pools.Range(func(key, v any) bool {
+			if v.(*pool).idle(now) {
+				p.pools.Delete(key)
+			}
+			return true
+		})
+	}
+}
+
+const (
+	janitorInterval = 5 * time.Second
+	frameTimeout    = 30 * time.Second // from the first byte of a frame to its last
+	idleDownstream  = 10 * time.Minute // SDKs send a heartbeat every 30 s or 60 s
+	idleUpstream    = 5 * time.Minute
+	maxDeadline     = 10 * time.Minute // CONTRACT §8
+	deadlineGrace   = 100 * time.Millisecond
+	maxAwaits       = 1024 // calls that wait for a service to be discovered
+)

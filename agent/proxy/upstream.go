@@ -1,0 +1,445 @@
+package proxy
+
+import (
+	"context"
+	"errors"
+	"net"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	"github.com/meshferry/meshferry/agent/proxy/dubbo"
+	"github.com/meshferry/meshferry/agent/route"
+)
+
+var (
+	errStopping   = errors.New("the agent is stopping")
+	errCallerGone = errors.New("the caller's connection ended")
+	errIdle       = errors.New("idle")
+	errSilent     = errors.New("no sign of life")
+)
+
+// upstream is one connection to an endpoint or to a local provider, shared by
+// many downstream connections (or owned by one, for callbacks). The id of a
+// request on it is the number of a slot and how often that slot was used, so that
+// a late reply to a call which was given up finds nobody.
+type upstream struct {
+	conn
+
+	// immutable
+	p     *Proxy
+	peer  *route.Peer
+	owner *downstream // dedicated to it, or nil
+
+	gone atomic.Bool // equals conn.closed
+
+	// owned by read
+	done []reply
+
+	// guarded by conn.mu
+	slots    []slot
+	free     []uint32 // numbers of free slots
+	busy     int
+	retained int  // bytes of frames in slots
+	up       bool // connected
+	lastRead time.Duration
+	lastUsed time.Duration
+	asked    bool // a heartbeat was sent and nothing came since
+	timer    *time.Timer
+	wake     time.Duration // when timer fires
+}
+
+type slot struct {
+	call
+	use   uint32
+	busy  bool
+	begin uint64 // position of the frame in all bytes ever queued
+}
+
+// reply is a response and the call that it answers.
+type reply struct {
+	call
+	id    uint64
+	frame []byte
+}
+
+const (
+	maxRetained      = 64 << 20 // bytes of frames kept for another try, for each upstream
+	maxRetainedFrame = 64 << 10 // a larger buffer is not kept with its slot
+	firstLook        = 200 * time.Millisecond
+)
+
+// connect begins a connection and returns at once; frames may be queued already.
+func (p *Proxy) connect(peer *route.Peer, owner *downstream) *upstream {
+	u := &upstream{p: p, peer: peer, owner: owner}
+	u.limit = p.o.QueueBytes
+	u.writing = true // until there is something to write to
+	u.lastRead = p.now()
+	u.lastUsed = u.lastRead
+	u.wake = p.o.Heartbeat
+	u.mu.Lock()
+	u.timer = time.AfterFunc(p.o.Heartbeat, u.tick)
+	u.mu.Unlock()
+	p.workers.Go(func() { u.end(u.run()) })
+	return u
+}
+
+func (u *upstream) run() error {
+	ctx, cancel := context.WithTimeout(u.p.ctx, u.p.o.DialTimeout)
+	defer cancel()
+	var dialer net.Dialer
+	nc, err := dialer.DialContext(ctx, "tcp", u.peer.Addr)
+	if err != nil {
+		u.p.counters.dialFailed.Add(1)
+		if u.p.ctx.Err() == nil {
+			u.peer.Failed(time.Now())
+		}
+		return err
+	}
+	u.peer.Succeeded()
+	u.peer.Readonly(false)
+	u.attach(nc)
+	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		nc.Close()
+		return errCallerGone
+	}
+	u.up = true
+	u.lastRead = u.p.now()
+	u.write()
+	return u.read()
+}
+
+// start sends every request of the list whose upstream is u, and marks it as
+// sent. Those that it cannot take are tried elsewhere or refused.
+func (u *upstream) start(list []request, now time.Duration) {
+	var left []request
+	n := int64(0)
+	u.mu.Lock()
+	for i := range list {
+		r := &list[i]
+		if r.up != u {
+			continue
+		}
+		r.up = nil
+		if u.closed || u.full(len(r.frame)) || u.busy >= u.p.o.MaxInFlight {
+			left = append(left, *r)
+			continue
+		}
+		if !r.oneway {
+			n++
+		}
+		u.enqueue(r, now)
+	}
+	write := !u.writing && len(u.buf) > 0
+	if write {
+		u.writing = true
+		u.write()
+	} else {
+		u.mu.Unlock()
+	}
+	if n > 0 {
+		u.peer.InFlight.Add(n)
+	}
+	for i := range left {
+		r := &left[i]
+		if u.gone.Load() {
+			r.retained = r.frame
+			r.again(refusal{reason: route.Lost, text: "connection to " + u.peer.Addr + " has ended", notExecuted: true, redial: true})
+		} else {
+			r.refuse(refusal{reason: route.Limit, text: "too much is waiting for " + u.peer.Addr, notExecuted: true})
+		}
+	}
+}
+
+// enqueue appends one frame with an id of ours. mu is held.
+func (u *upstream) enqueue(r *request, now time.Duration) {
+	u.lastUsed = now
+	begin := u.queued
+	at := len(u.buf)
+	if token := r.endpoint.Token; r.cluster.TokenPerEndpoint && token != "" {
+		r.putToken(u, token)
+	} else {
+		u.put(r.frame)
+	}
+	if r.oneway {
+		u.p.counters.oneway.Add(1)
+		dubbo.PutID(u.buf[at:], onewayID|begin)
+		return
+	}
+	var n uint32
+	if last := len(u.free) - 1; last >= 0 {
+		n, u.free = u.free[last], u.free[:last]
+	} else {
+		n = uint32(len(u.slots))
+		u.slots = append(u.slots, slot{})
+	}
+	s := &u.slots[n]
+	keep := s.retained[:0]
+	s.call = r.call
+	s.use++
+	s.busy = true
+	s.begin = begin
+	s.retained = keep
+	if u.retained+len(r.frame) <= maxRetained {
+		s.retained = append(keep, r.frame...)
+		u.retained += len(r.frame)
+	}
+	s.look = now + firstLook
+	u.busy++
+	dubbo.PutID(u.buf[at:], uint64(s.use&useMask)<<32|uint64(n))
+	if u.wake > s.look {
+		u.wake = s.look
+		u.timer.Reset(firstLook)
+	}
+}
+
+// The highest bit of an id stays clear: dubbo-go reads it as an int64.
+const (
+	onewayID = 1 << 62
+	useMask  = 1<<30 - 1
+)
+
+// release frees the slot of an id and gives its call; false if nobody waits for
+// it. mu is held. The retained frame stays with the slot unless keep is set.
+func (u *upstream) release(id uint64, keep bool) (call, bool) {
+	n := uint32(id)
+	if int(n) >= len(u.slots) {
+		return call{}, false
+	}
+	s := &u.slots[n]
+	if !s.busy || uint64(s.use&useMask) != id>>32 {
+		return call{}, false
+	}
+	c := s.call
+	u.retained -= len(s.retained)
+	buf := s.retained
+	s.call = call{}
+	s.busy = false
+	u.busy--
+	u.free = append(u.free, n)
+	if keep {
+		return c, true
+	}
+	c.retained = nil
+	if cap(buf) <= maxRetainedFrame {
+		s.retained = buf[:0]
+	}
+	return c, true
+}
+
+func (u *upstream) read() error {
+	r := reader{nc: u.nc, maxBody: u.p.o.MaxBody}
+	for {
+		if err := r.fill(); err != nil {
+			return err
+		}
+		var broken error
+		for {
+			h, frame, err := r.next()
+			if errors.Is(err, dubbo.ErrTooLarge) {
+				u.tooLarge(h)
+				r.discard(h)
+				continue
+			}
+			if err != nil {
+				broken = err
+			}
+			if err != nil || frame == nil {
+				break
+			}
+			switch {
+			case h.IsEvent():
+				u.event(h, frame)
+			case h.IsRequest():
+				u.callback(h, frame)
+			default:
+				u.done = append(u.done, reply{id: h.ID, frame: frame})
+			}
+		}
+		u.deliver()
+		if broken != nil {
+			u.p.counters.protocol.Add(1)
+			return broken
+		}
+	}
+}
+
+// deliver gives the replies of one read to their callers: one lock to free the
+// slots, then for each caller one write.
+func (u *upstream) deliver() {
+	now := u.p.now()
+	u.mu.Lock()
+	u.lastRead = now
+	u.asked = false
+	for i := range u.done {
+		r := &u.done[i]
+		r.call, _ = u.release(r.id, mayRetry(r.frame))
+	}
+	u.mu.Unlock()
+	answered := int64(0)
+	for i := range u.done {
+		r := &u.done[i]
+		if r.down == nil {
+			continue // given up, or never asked
+		}
+		answered++
+		if status := r.frame[statusAt]; status != dubbo.StatusOK && r.handle(r.frame) {
+			r.down = nil
+			continue
+		}
+		r.observe(now, r.frame)
+		dubbo.PutID(r.frame, r.call.id)
+		r.down.calls.Add(-1)
+		r.down.mu.Lock()
+		switch {
+		case r.down.closed:
+			r.down.mu.Unlock()
+			r.down = nil
+		case r.down.full(len(r.frame)):
+			r.down.mu.Unlock()
+			r.down.abort()
+			r.down = nil
+		default:
+			first := len(r.down.buf) == 0
+			r.down.put(r.frame)
+			r.down.mu.Unlock()
+			if !first { // somebody who put before writes
+				r.down = nil
+			}
+		}
+	}
+	if answered > 0 {
+		u.peer.InFlight.Add(-answered)
+	}
+	for i := range u.done {
+		if d := u.done[i].down; d != nil {
+			d.flush()
+		}
+	}
+	clear(u.done)
+	u.done = u.done[:0]
+}
+
+// tooLarge ends the call that a response above the bound belongs to.
+func (u *upstream) tooLarge(h dubbo.Header) {
+	u.mu.Lock()
+	c, ok := u.release(h.ID, false)
+	u.mu.Unlock()
+	if ok && !h.IsRequest() {
+		u.peer.InFlight.Add(-1)
+		c.refuse(refusal{reason: route.Limit, text: tooLargeText(h, u.p.o.MaxBody)})
+	}
+}
+
+func tooLargeText(h dubbo.Header, limit int) string {
+	return "a body of " + strconv.FormatUint(uint64(h.BodyLen), 10) + " bytes is above the limit of " + strconv.Itoa(limit)
+}
+
+func (u *upstream) event(h dubbo.Header, frame []byte) {
+	switch dubbo.ParseEvent(h, frame[dubbo.HeaderSize:]) {
+	case dubbo.Readonly:
+		u.p.log.Info("endpoint is about to stop (READONLY)", "address", u.peer.Addr)
+		u.peer.Readonly(true)
+		u.p.o.Readonly(u.peer.Addr)
+	case dubbo.Writeable:
+		u.peer.Readonly(false)
+	default:
+		if h.IsRequest() && h.TwoWay() {
+			var scratch [32]byte
+			u.send(dubbo.AppendHeartbeatReply(scratch[:0], h.Serialization(), h.ID))
+		}
+	}
+}
+
+// tick looks at calls that may have passed their deadline, and asks an idle peer
+// for a sign of life.
+func (u *upstream) tick() {
+	now := u.p.now()
+	var late []call
+	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		return
+	}
+	next := now + u.p.o.Heartbeat
+	for n := range u.slots {
+		s := &u.slots[n]
+		if !s.busy {
+			continue
+		}
+		if now >= s.look {
+			s.call.nextLook()
+		}
+		if now >= s.look {
+			c, _ := u.release(uint64(s.use&useMask)<<32|uint64(n), true)
+			late = append(late, c)
+			continue
+		}
+		next = min(next, s.look)
+	}
+	quiet := now - u.lastRead
+	beat := u.up && quiet >= u.p.o.Heartbeat
+	dead := beat && u.asked && quiet >= 3*u.p.o.Heartbeat
+	u.asked = u.asked || beat
+	wait := max(next-now, 20*time.Millisecond)
+	u.wake = now + wait
+	u.timer.Reset(wait)
+	u.mu.Unlock()
+
+	for i := range late {
+		u.peer.InFlight.Add(-1)
+		c := &late[i]
+		c.refuse(refusal{reason: route.Deadline, text: "no answer from " + u.peer.Addr + " within " + (c.look - c.start).Round(time.Millisecond).String()})
+	}
+	switch {
+	case dead:
+		u.end(errSilent)
+	case beat:
+		u.send(dubbo.AppendHeartbeat(nil, dubbo.Hessian2, onewayID))
+	}
+}
+
+// end closes the connection. Calls in flight end at once: those of which not a
+// byte was written are tried elsewhere, the others are refused.
+func (u *upstream) end(why error) {
+	u.mu.Lock()
+	if u.closed {
+		u.mu.Unlock()
+		return
+	}
+	u.closed = true
+	u.gone.Store(true)
+	up := u.up
+	u.timer.Stop()
+	var unsent, lost []call
+	for n := range u.slots {
+		s := &u.slots[n]
+		if !s.busy {
+			continue
+		}
+		if s.begin >= u.handed {
+			unsent = append(unsent, s.call)
+		} else {
+			lost = append(lost, s.call)
+		}
+	}
+	u.slots, u.free, u.buf, u.spare = nil, nil, nil, nil
+	u.mu.Unlock()
+	u.abort()
+	u.peer.InFlight.Add(-int64(len(unsent) + len(lost)))
+	if len(unsent)+len(lost) > 0 {
+		u.p.log.Debug("upstream connection ended with calls in flight", "address", u.peer.Addr, "unsent", len(unsent), "lost", len(lost), "error", why)
+	}
+	reason, text := route.Lost, "connection to "+u.peer.Addr+" was lost: "+why.Error()
+	if !up {
+		reason, text = route.Refused, "cannot connect to "+u.peer.Addr+": "+why.Error()
+	}
+	for i := range unsent {
+		unsent[i].again(refusal{reason: reason, text: text, notExecuted: true, redial: up})
+	}
+	for i := range lost {
+		lost[i].refuse(refusal{reason: reason, text: text})
+	}
+}
