@@ -1,0 +1,119 @@
+package workload
+
+import (
+	"cmp"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// complete checks what an application published and fills what it left out. The
+// URL is the truth: identity fields that are given must agree with it.
+func (s *Store) complete(p Publication) (Publication, error) {
+	bad := func(format string, args ...any) (Publication, error) {
+		return Publication{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+	id := identify(p.URL)
+	id.Workload = cmp.Or(p.Workload, anonymous(p.URL.Param("application"), id.Port))
+	switch {
+	case id.Protocol != "dubbo" && id.Protocol != "tri":
+		return bad("protocol %q: only dubbo and tri can be published", id.Protocol)
+	case id.Service.Interface == "":
+		return bad("the URL names no interface")
+	case id.Port < 1 || id.Port > 65535:
+		return bad("port %d: a provider listens on 1 to 65535", id.Port)
+	case slices.Contains(s.ownPorts, id.Port):
+		return bad("port %d is one of the agent's own listeners: publish the port of the provider", id.Port)
+	case p.Protocol != "" && p.Protocol != id.Protocol,
+		p.Service != (registry.Service{}) && p.Service != id.Service,
+		p.Path != "" && p.Path != id.Path,
+		p.Port != 0 && p.Port != id.Port:
+		return bad("the fields %v and the URL %s do not agree", p.Identity, p.URL)
+	}
+	if err := CheckWorkload(id.Workload); err != nil {
+		return Publication{}, err
+	}
+	for key := range p.URL.Params {
+		if strings.HasPrefix(key, registry.MarkPrefix) {
+			return bad("the URL carries %s: it comes from a registry; publish the provider's own URL", key)
+		}
+	}
+	if same, err := registry.ParseURL(p.URL.String()); err != nil {
+		return bad("%w", err)
+	} else if same != p.URL {
+		return bad("%s reads back as another URL", p.URL)
+	}
+	host, ok := s.dialHost(p.URL.Host)
+	if !ok {
+		return bad("host %q is no address of this machine: an agent publishes local providers only", p.URL.Host)
+	}
+	return Publication{Identity: id, URL: p.URL, Registries: slices.Clone(p.Registries), Client: p.Client, Owner: p.Owner,
+		Address: registry.URL{Host: host, Port: id.Port}.HostPort()}, nil
+}
+
+// dialHost is the host at which a provider is dialled: the URL's own if it is an
+// address of this machine, else 127.0.0.1. It is false for the address or name
+// of another machine.
+func (s *Store) dialHost(host string) (string, bool) {
+	const loopback = "127.0.0.1"
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		name, _ := os.Hostname()
+		return loopback, host == "" || strings.EqualFold(host, "localhost") || strings.EqualFold(host, name)
+	}
+	ip = ip.Unmap()
+	switch {
+	case ip.IsUnspecified():
+		return loopback, true
+	case ip.IsLoopback():
+		return ip.String(), true
+	}
+	own, err := s.addresses()
+	if err != nil {
+		s.log.Warn("addresses of this machine cannot be read", "err", err)
+		return loopback, false
+	}
+	for _, a := range own {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().WithZone("").Unmap() == ip.WithZone("") {
+			return ip.String(), true
+		}
+	}
+	return loopback, false
+}
+
+// completeSubscription checks what an application subscribed and fills what it
+// left out.
+func completeSubscription(sub Subscription) (Subscription, error) {
+	bad := func(format string, args ...any) (Subscription, error) {
+		return Subscription{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
+	}
+	if sub.Service == (registry.Service{}) {
+		sub.Service = sub.URL.Service()
+	}
+	sub.Service.Version = registry.NormalVersion(sub.Service.Version)
+	sub.Protocol = cmp.Or(sub.Protocol, sub.URL.Param("protocol"))
+	sub.Workload = cmp.Or(sub.Workload, anonymous(sub.URL.Param("application"), 0))
+	switch {
+	case sub.Protocol != "" && sub.Protocol != "dubbo" && sub.Protocol != "tri":
+		return bad("protocol %q: only dubbo and tri can be subscribed", sub.Protocol)
+	case sub.Service.Interface == "" || sub.Service.Interface == "*":
+		return bad("interface %q: name one interface", sub.Service.Interface)
+	}
+	if err := CheckWorkload(sub.Workload); err != nil {
+		return Subscription{}, err
+	}
+	if sub.URL != (registry.URL{}) {
+		if same, err := registry.ParseURL(sub.URL.String()); err != nil {
+			return bad("%w", err)
+		} else if same != sub.URL {
+			return bad("%s reads back as another URL", sub.URL)
+		}
+	}
+	sub.Categories = slices.Clone(sub.Categories)
+	sub.ID = subscriptionID(sub)
+	return sub, nil
+}
