@@ -1,6 +1,10 @@
 package route
 
 import (
+	"fmt"
+	"slices"
+	"time"
+
 	"github.com/meshferry/meshferry/registry"
 )
 
@@ -8,7 +12,7 @@ import (
 type Query struct {
 	Service     registry.Service  `json:"service"`
 	Method      string            `json:"method,omitempty"`
-	Attachments map[string]string `json:"attachments,omitempty"`
+	Attachments map[string]string `json:"attachments,omitempty"` // group, version and path count where Service has none
 	Application string            `json:"application,omitempty"` // the caller
 	Direction   string            `json:"direction,omitempty"`   // Outbound when empty
 }
@@ -20,31 +24,216 @@ type Explanation struct {
 	Method     string      `json:"method,omitempty"`
 	State      SetState    `json:"state"`
 	Reason     string      `json:"reason,omitempty"`
-	Routed     bool        `json:"routed"`           // a call would be sent
-	Groups     []string    `json:"groups,omitempty"` // that exist, when there is more than one or not the one asked
+	Routed     bool        `json:"routed"`           // there is an endpoint for the call
+	Groups     []string    `json:"groups,omitempty"` // that exist of this interface and version
 	Policy     string      `json:"policy,omitempty"`
 	PolicyWhy  string      `json:"policyWhy,omitempty"`
-	Timeout    string      `json:"timeout,omitempty"` // "1s"; empty: none
-	TimeoutWhy string      `json:"timeoutWhy,omitempty"`
+	Timeout    string      `json:"timeout,omitempty"`    // "1s"; empty: none
+	TimeoutWhy string      `json:"timeoutWhy,omitempty"` // when it depends on a caller that is not named
 	Dedicated  bool        `json:"dedicated,omitempty"`
 	Candidates []Candidate `json:"candidates"`
 }
 
 // Candidate is one provider that was looked at.
 type Candidate struct {
-	Address     string   `json:"address"`
-	Origin      string   `json:"origin,omitempty"`
 	Service     string   `json:"service"`
 	Protocol    string   `json:"protocol"`
+	Address     string   `json:"address"`
+	Origin      string   `json:"origin,omitempty"`
+	Mesh        bool     `json:"mesh"`
 	Application string   `json:"application,omitempty"`
+	Workload    string   `json:"workload,omitempty"`
 	Registries  []string `json:"registries,omitempty"`
 	Model       string   `json:"model,omitempty"`
-	Mesh        bool     `json:"mesh"`
-	Used        bool     `json:"used"`             // a call may go there
-	Reason      string   `json:"reason,omitempty"` // why not, or why it comes last
-	Configured  int      `json:"configuredWeight"`
-	Weight      int      `json:"weight"` // effective, with warm-up
-	Warming     string   `json:"warming,omitempty"`
-	Share       float64  `json:"share"` // of the calls, 0 to 1, by weight among those of the best rank
+	Used        bool     `json:"used"`             // calls go there
+	Reason      string   `json:"reason,omitempty"` // why not
+	Weight      int      `json:"weight"`           // as configured
+	Effective   int      `json:"effectiveWeight"`  // with warm-up
+	Warmup      string   `json:"warmup,omitempty"` // "30% of 10m0s"
+	Share       float64  `json:"share"`            // of the calls, 0 to 1, by weight
 	InFlight    int64    `json:"inFlight"`
+}
+
+// Explain tells how a call would be routed now, and of every provider that was
+// looked at whether it is used, and why not.
+func (r *Router) Explain(q Query) Explanation { return r.Snapshot().explain(q, time.Now()) }
+
+func (s *Snapshot) explain(q Query, now time.Time) Explanation {
+	asked := q.Service
+	if asked.Group == "" {
+		asked.Group = q.Attachments["group"]
+	}
+	if asked.Version == "" {
+		asked.Version = registry.NormalVersion(q.Attachments["version"])
+	}
+	x := Explanation{Direction: q.Direction, Method: q.Method, Service: asked.Key()}
+	table, rows := &s.Outbound, s.outboundRows
+	if q.Direction == Inbound {
+		table, rows = &s.Inbound, s.inboundRows
+	} else {
+		x.Direction = Outbound
+	}
+	var cl *Cluster
+	if v := table.host(asked, q.Attachments["path"]); v != nil {
+		x.Groups = v.Groups()
+		if cl = v.Group([]byte(asked.Group)); cl == nil {
+			x.Reason = fmt.Sprintf("no group %q", asked.Group)
+		}
+	} else {
+		x.Reason = "no provider of this interface, or path, and version"
+	}
+	if cl != nil {
+		x.Policy, x.PolicyWhy, x.Dedicated = cl.Policy.String(), cl.policyWhy, cl.Dedicated
+		x.timeout(cl, q)
+	}
+	x.Candidates = rows(&x, asked, cl)
+	x.judge(cl, now)
+	return x
+}
+
+// host is what the data plane finds when it reads all attachments.
+func (t *Table) host(s registry.Service, path string) *VirtualHost {
+	v := t.Lookup([]byte(s.Interface), []byte(s.Version))
+	if path != "" && path != s.Interface && (v == nil || v.Only() == nil) {
+		if other := t.Lookup([]byte(path), []byte(s.Version)); other != nil {
+			return other
+		}
+	}
+	return v
+}
+
+func (x *Explanation) timeout(cl *Cluster, q Query) {
+	if d := cl.Timeout(q.Application, []byte(q.Method)); d > 0 {
+		x.Timeout = d.String()
+	}
+	if !cl.NeedsCaller() {
+		return
+	}
+	known := slices.ContainsFunc(cl.deadlines.callers, func(c callerTimeouts) bool {
+		return q.Application != "" && c.application == q.Application
+	})
+	if !known {
+		x.TimeoutWhy = "subscriptions disagree and the application is not known: the longest"
+	}
+}
+
+// row completes a candidate by its endpoint, which is nil for one that is not in
+// the tables, and says when it belongs to another cluster.
+func row(e *Endpoint, cl *Cluster, s registry.Service, asked string, c Candidate) Candidate {
+	c.Service = s.Key()
+	if e == nil {
+		return c
+	}
+	c.Mesh, c.Origin, c.Weight, c.InFlight = e.Mesh, e.Origin, e.Weight, e.Peer.InFlight.Load()
+	switch {
+	case cl == nil || s != cl.Service:
+		c.Reason = "other service key than " + asked
+	case !slices.ContainsFunc(cl.Endpoints, func(o *Endpoint) bool { return same(o, e) }):
+		c.Reason = "other path: " + e.URL.Path
+	}
+	return c
+}
+
+// outboundRows lists what the registries say of the interface, or of the
+// interfaces that have it as path.
+func (s *Snapshot) outboundRows(x *Explanation, asked registry.Service, cl *Cluster) []Candidate {
+	name := asked.Interface
+	if cl != nil {
+		name = cl.Service.Interface
+	}
+	set, ok := s.interfaces.value(name)
+	if !ok {
+		x.State = Waiting
+		return []Candidate{}
+	}
+	x.State = set.merged.State
+	if set.merged.Reason != "" {
+		x.Reason = set.merged.Reason
+	}
+	list := []Candidate{}
+	for i, c := range set.candidates {
+		u := c.provider.URL
+		out := Candidate{
+			Protocol: u.Protocol, Address: c.address, Origin: c.origin, Mesh: c.mesh, Application: u.Param("application"),
+			Registries: c.registries, Model: string(c.provider.Model), Reason: c.excluded, Weight: weightOf(u),
+		}
+		if out.Reason == "" && u.Protocol != protocol {
+			out.Reason = "protocol " + u.Protocol
+		}
+		list = append(list, row(set.endpoints[i], cl, c.service, x.Service, out))
+	}
+	return list
+}
+
+// inboundRows lists the local providers of the interface, and for an implicit
+// service the processes that have it.
+func (s *Snapshot) inboundRows(x *Explanation, asked registry.Service, cl *Cluster) []Candidate {
+	list := []Candidate{}
+	for i, l := range s.inbound.list {
+		if l.Service.Interface != asked.Interface && l.Path != asked.Interface {
+			continue
+		}
+		out := Candidate{Protocol: l.Protocol, Address: l.Address, Application: l.Application, Workload: l.Workload}
+		if l.Protocol != protocol {
+			out.Reason = "protocol " + l.Protocol
+		}
+		list = append(list, row(s.inbound.endpoints[i], cl, l.Service, x.Service, out))
+	}
+	if len(list) == 0 && cl != nil {
+		for _, e := range cl.Endpoints {
+			out := Candidate{Protocol: protocol, Address: e.Peer.Addr, Application: cl.Service.Group}
+			list = append(list, row(e, cl, cl.Service, x.Service, out))
+		}
+	}
+	x.State = Ready
+	if len(list) == 0 {
+		x.State = Empty
+	}
+	return list
+}
+
+// judge says which candidates are used: those of the best rank that any has, by
+// their effective weights.
+func (x *Explanation) judge(cl *Cluster, now time.Time) {
+	if cl == nil || len(cl.Endpoints) == 0 {
+		return
+	}
+	x.Routed = true
+	b := cl.balance.Load()
+	best := ranks
+	for i, e := range cl.Endpoints {
+		if b.weights[i] > 0 {
+			best = min(best, e.rank())
+		}
+	}
+	var total float64
+	for i, e := range cl.Endpoints {
+		if e.rank() == best {
+			total += float64(b.weights[i])
+		}
+	}
+	for n := range x.Candidates {
+		c := &x.Candidates[n]
+		if c.Reason != "" {
+			continue
+		}
+		i := slices.IndexFunc(cl.Endpoints, func(e *Endpoint) bool { return e.Peer.Addr == c.Address && e.Origin == c.Origin })
+		if i < 0 {
+			continue
+		}
+		e := cl.Endpoints[i]
+		c.Effective = int(b.weights[i])
+		if _, warming := e.effective(now); warming {
+			c.Warmup = fmt.Sprintf("%d%% of %s", max(0, 100*now.Sub(e.began)/e.warmup), e.warmup)
+		}
+		switch rank := e.rank(); {
+		case b.weights[i] == 0:
+			c.Reason = "weight 0"
+		case rank != best:
+			c.Reason = rank.String()
+		default:
+			c.Used = true
+			c.Share = float64(b.weights[i]) / total
+		}
+	}
 }

@@ -218,7 +218,7 @@ func free(e *Endpoint, tried []*Endpoint) bool { return !has(tried, e) && e.rank
 // older snapshot.
 func has(tried []*Endpoint, e *Endpoint) bool {
 	for _, t := range tried {
-		if t == e || t.Peer == e.Peer && t.Origin == e.Origin {
+		if same(t, e) {
 			return true
 		}
 	}

@@ -2,51 +2,186 @@ package route
 
 import (
 	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/meshferry/meshferry/agent/watch"
 	"github.com/meshferry/meshferry/registry"
 )
 
-// Router compiles what the sources and the agent say into snapshots.
+const (
+	growEvery  = 3 * time.Second // weights of endpoints that warm up
+	renewEvery = time.Minute     // Want for interfaces that are called; housekeeping
+	mostLogged = 10              // endpoints named in one log line
+)
+
+// Router compiles what sources, local providers and local consumers say into
+// snapshots.
 type Router struct {
+	// immutable after New
 	o       Options
+	log     *slog.Logger
+	updates chan Update
+	local   chan []Local  // capacity 1, the newest set
+	callers chan []Caller // capacity 1, the newest set
+	stats   *statistics
+
 	current watch.Value[Snapshot]
+	await   waiters
+	c       *compiler // owned by Run
 }
-
-// ifaceSet is what is known of one interface.
-type ifaceSet struct{ merged Update }
-
-func (s *ifaceSet) services() []registry.Service { return nil }
-
-type localSet struct{}
 
 // New is a router with an empty snapshot.
 func New(o Options) *Router {
-	r := &Router{o: o}
-	r.current.Store(&Snapshot{})
+	c := newCompiler(o)
+	r := &Router{
+		o:       o,
+		log:     o.Log,
+		updates: make(chan Update, 64),
+		local:   make(chan []Local, 1),
+		callers: make(chan []Caller, 1),
+		stats:   c.stats,
+		c:       c,
+	}
+	if r.log == nil {
+		r.log = slog.New(slog.DiscardHandler)
+	}
+	r.await.init(o.MaxAwait)
+	r.current.Store(c.snapshot)
 	return r
 }
 
-// Run compiles until ctx ends.
-func (r *Router) Run(ctx context.Context) error { <-ctx.Done(); return nil }
+// Run runs the sources and compiles until ctx ends; then it returns nil. It errs
+// when a source does.
+func (r *Router) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, s := range r.o.Sources {
+		g.Go(func() error { return s.Run(ctx, r.updates) })
+	}
+	g.Go(func() error { r.loop(ctx); return nil })
+	return g.Wait()
+}
 
-// SetLocal replaces the local providers.
-func (r *Router) SetLocal(set []Local) {}
+func (r *Router) loop(ctx context.Context) {
+	grow := time.NewTicker(growEvery)
+	defer grow.Stop()
+	renew := time.NewTicker(renewEvery)
+	defer renew.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case u := <-r.updates:
+			r.c.update(u)
+		case set := <-r.local:
+			r.c.setLocal(set)
+		case set := <-r.callers:
+			r.c.setCallers(set)
+		case <-grow.C:
+			r.c.grow(time.Now())
+		case <-renew.C:
+			r.c.sweep(time.Now())
+			r.renew()
+		}
+		r.drain()
+		next, all := r.c.compile(time.Now())
+		if next == nil {
+			continue
+		}
+		r.current.Store(next)
+		for _, c := range all {
+			r.logChange(c)
+		}
+	}
+}
 
-// SetCallers replaces the local subscriptions.
-func (r *Router) SetCallers(set []Caller) {}
+// drain takes what else waits, so that a burst of updates makes one snapshot.
+func (r *Router) drain() {
+	for range cap(r.updates) {
+		select {
+		case u := <-r.updates:
+			r.c.update(u)
+		case set := <-r.local:
+			r.c.setLocal(set)
+		case set := <-r.callers:
+			r.c.setCallers(set)
+		default:
+			return
+		}
+	}
+}
+
+// renew tells the sources which interfaces are called, so that they go on
+// following those that were wanted on demand.
+func (r *Router) renew() {
+	r.stats.each(func(direction string, s registry.Service, st *Stats) {
+		if n := st.Requests(); direction == Outbound && n != st.seen {
+			st.seen = n
+			if _, known := r.c.snapshot.interfaces.value(s.Interface); known {
+				r.want(s.Interface)
+			}
+		}
+	})
+}
+
+func (r *Router) want(iface string) {
+	for _, s := range r.o.Sources {
+		s.Want(iface)
+	}
+}
+
+func (r *Router) logChange(c changes) {
+	var diff []string
+	for _, label := range c.new {
+		if _, ok := slices.BinarySearch(c.old, label); !ok {
+			diff = append(diff, "+"+label)
+		}
+	}
+	for _, label := range c.old {
+		if _, ok := slices.BinarySearch(c.new, label); !ok {
+			diff = append(diff, "-"+label)
+		}
+	}
+	if len(diff) == 0 {
+		return
+	}
+	more := max(0, len(diff)-mostLogged)
+	r.log.Info("endpoints changed", "interface", c.iface, "change", strings.Join(diff[:len(diff)-more], " "), "more", more, "endpoints", len(c.new))
+}
+
+// SetLocal replaces the local providers behind the inbound listener. It may be
+// called from any goroutine, before Run too; the set must not be changed later.
+func (r *Router) SetLocal(set []Local) { replace(r.local, set) }
+
+// SetCallers replaces the local subscriptions, under the rules of SetLocal.
+func (r *Router) SetCallers(set []Caller) { replace(r.callers, set) }
+
+// replace puts v into a channel of capacity 1, in the place of what waits there.
+func replace[T any](ch chan T, v T) {
+	for {
+		select {
+		case ch <- v:
+			return
+		default:
+		}
+		select {
+		case <-ch:
+		default:
+		}
+	}
+}
 
 // Snapshot is the current snapshot, never nil: one atomic load.
 func (r *Router) Snapshot() *Snapshot { return r.current.Load() }
 
-// Changes tells when the snapshot is replaced.
+// Changes is the current snapshot, to wait for the next one.
 func (r *Router) Changes() *watch.Value[Snapshot] { return &r.current }
 
-// Await asks the sources for an interface and waits until something is known.
-func (r *Router) Await(ctx context.Context, iface string) bool { return false }
-
-// EachStats calls f for all statistics.
-func (r *Router) EachStats(f func(direction string, s registry.Service, st *Stats)) {}
-
-// Explain tells how a call would be routed.
-func (r *Router) Explain(q Query) Explanation { return Explanation{} }
+// EachStats calls f for the statistics of each (direction, service key), sorted.
+// Two names are no services: "_unrouted" counts calls for which no cluster was
+// found, "_other" those of services beyond Options.MaxStats.
+func (r *Router) EachStats(f func(direction string, s registry.Service, st *Stats)) { r.stats.each(f) }

@@ -3,8 +3,6 @@ package route
 import (
 	"sync/atomic"
 	"time"
-
-	"github.com/meshferry/meshferry/registry"
 )
 
 // Failure is why a call was not answered by its callee.
@@ -97,10 +95,4 @@ func (s *Stats) Latency() (count int64, sum time.Duration, atMost []int64) {
 	}
 	count += s.buckets[len(bounds)].Load()
 	return count, time.Duration(s.sum.Load()), atMost
-}
-
-// statsKey names Stats.
-type statsKey struct {
-	direction string
-	service   registry.Service
 }

@@ -13,7 +13,7 @@ type Table struct {
 	Unrouted *Stats
 
 	names  index[[]*VirtualHost] // by interface, or by path alias; one for each version
-	opaque *[256]*Cluster        // by serialization id
+	opaque *[32]*Cluster         // by serialization id
 }
 
 var noVersion = []byte("0.0.0")
@@ -42,16 +42,39 @@ func (t *Table) Lookup(path, version []byte) *VirtualHost {
 // the one local process whose URLs allow that serialization, nil if there is not
 // exactly one (CONTRACT §4.5).
 func (t *Table) Opaque(serialization byte) *Cluster {
-	if t.opaque == nil {
+	if t.opaque == nil || int(serialization) >= len(t.opaque) {
 		return nil
 	}
 	return t.opaque[serialization]
 }
 
+// clusters calls yield for each cluster, some more than once.
+func (t *Table) clusters(yield func(*Cluster) bool) {
+	for _, hosts := range t.names.all {
+		for _, v := range hosts {
+			for _, cl := range v.clusters {
+				if !yield(cl) {
+					return
+				}
+			}
+			if v.only != nil && !yield(v.only) {
+				return
+			}
+		}
+	}
+	if t.opaque == nil {
+		return
+	}
+	for _, cl := range t.opaque {
+		if cl != nil && !yield(cl) {
+			return
+		}
+	}
+}
+
 // VirtualHost is one (path or interface, version) of protocol dubbo: clusters by
 // group.
 type VirtualHost struct {
-	name     string
 	version  string
 	clusters []*Cluster // sorted by group
 	groups   []string   // of clusters

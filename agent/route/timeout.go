@@ -1,6 +1,7 @@
 package route
 
 import (
+	"maps"
 	"strconv"
 	"strings"
 	"time"
@@ -20,9 +21,12 @@ func timeoutsOf(u registry.URL) timeouts {
 	var t timeouts
 	u.Params(func(key, value string) bool {
 		method, found := strings.CutSuffix(key, "timeout")
+		if !found {
+			return true
+		}
 		d := parseTimeout(value)
 		switch {
-		case !found || d <= 0:
+		case d <= 0:
 		case method == "":
 			t.iface = d
 		case strings.HasSuffix(method, "."):
@@ -60,17 +64,23 @@ func (t *timeouts) of(method []byte) time.Duration {
 // join takes the longer of both where both say something.
 func (t *timeouts) join(o timeouts) {
 	t.iface = max(t.iface, o.iface)
-	for m, d := range o.methods {
-		if t.methods == nil {
-			t.methods = map[string]time.Duration{}
-		}
-		t.methods[m] = max(t.methods[m], d)
+	if len(o.methods) == 0 {
+		return
 	}
+	methods := maps.Clone(o.methods)
+	for m, d := range t.methods {
+		methods[m] = max(methods[m], d)
+	}
+	t.methods = methods
+}
+
+func (t *timeouts) equal(o *timeouts) bool {
+	return t.iface == o.iface && maps.Equal(t.methods, o.methods)
 }
 
 // deadlines is what is known of a cluster's time-outs without a call.
 type deadlines struct {
-	callers  []callerTimeouts // by application, sorted
+	callers  []callerTimeouts // one for each application, sorted
 	provider timeouts
 	differ   bool // callers disagree
 }
@@ -80,21 +90,51 @@ type callerTimeouts struct {
 	timeouts
 }
 
-func (d *deadlines) of(application string, method []byte) time.Duration {
-	longest := time.Duration(0)
-	for i := range d.callers {
-		c := &d.callers[i]
-		t := c.of(method)
-		if t == 0 {
-			t = d.provider.of(method)
-		}
-		if !d.differ || c.application == application && application != "" || t == 0 {
-			return t
-		}
-		longest = max(longest, t)
+// newDeadlines joins the subscriptions of each application, and the provider
+// URLs; where equals disagree the longer one counts.
+func newDeadlines(callers []Caller, providers []registry.URL) deadlines {
+	var d deadlines
+	for _, u := range providers {
+		d.provider.join(timeoutsOf(u))
 	}
-	if longest == 0 {
+	for _, c := range callers {
+		t := timeoutsOf(c.URL)
+		if n := len(d.callers); n > 0 && d.callers[n-1].application == c.Application {
+			d.callers[n-1].join(t)
+			continue
+		}
+		d.callers = append(d.callers, callerTimeouts{c.Application, t})
+	}
+	for i := range d.callers {
+		d.differ = d.differ || !d.callers[i].equal(&d.callers[0].timeouts)
+	}
+	return d
+}
+
+// of is the time-out of a call, 0 for none. None counts as the longest.
+func (d *deadlines) of(application string, method []byte) time.Duration {
+	if len(d.callers) == 0 {
 		return d.provider.of(method)
 	}
+	if !d.differ {
+		return d.caller(0, method)
+	}
+	longest := d.caller(0, method)
+	for i := range d.callers {
+		t := d.caller(i, method)
+		if application != "" && d.callers[i].application == application {
+			return t
+		}
+		if longest != 0 && (t == 0 || t > longest) {
+			longest = t
+		}
+	}
 	return longest
+}
+
+func (d *deadlines) caller(i int, method []byte) time.Duration {
+	if t := d.callers[i].of(method); t != 0 {
+		return t
+	}
+	return d.provider.of(method)
 }

@@ -1,0 +1,203 @@
+package route
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// entry is an endpoint on its way into the tables.
+type entry struct {
+	service  registry.Service
+	path     string
+	endpoint *Endpoint
+}
+
+// hosts compiles the virtual hosts of one name, one for each version: from the
+// providers of the interface of that name, and for versions without one from
+// those whose URL has it as path.
+func (c *compiler) hosts(direction, name string, named, aliased []entry) []*VirtualHost {
+	var list []*VirtualHost
+	for _, entries := range [][]entry{named, aliased} {
+		byVersion := map[string][]entry{}
+		for _, e := range entries {
+			byVersion[e.service.Version] = append(byVersion[e.service.Version], e)
+		}
+		for _, h := range list { // of the interface: these hide the aliases
+			delete(byVersion, h.version)
+		}
+		for version, es := range byVersion {
+			list = append(list, c.host(direction, name, version, es))
+		}
+	}
+	slices.SortFunc(list, func(a, b *VirtualHost) int { return strings.Compare(a.version, b.version) })
+	return list
+}
+
+func (c *compiler) host(direction, name, version string, entries []entry) *VirtualHost {
+	v := &VirtualHost{version: version}
+	onePath, oneProcess := true, direction == Inbound
+	byGroup := map[string][]entry{}
+	for _, e := range entries {
+		byGroup[e.service.Group] = append(byGroup[e.service.Group], e)
+		onePath = onePath && e.path == entries[0].path
+		oneProcess = oneProcess && e.endpoint.Peer == entries[0].endpoint.Peer
+	}
+	for group := range byGroup {
+		v.groups = append(v.groups, group)
+	}
+	slices.Sort(v.groups)
+	for _, group := range v.groups {
+		es := byGroup[group]
+		if exact := slices.DeleteFunc(slices.Clone(es), func(e entry) bool { return e.path != name }); len(exact) > 0 {
+			es = exact
+		}
+		v.clusters = append(v.clusters, c.cluster(direction, es[0].service, es))
+	}
+	switch {
+	case len(v.clusters) == 1 && onePath && !c.otherwiseAsked(direction, v.clusters[0].Service):
+		v.only = v.clusters[0]
+	case oneProcess:
+		s := entries[0].service
+		s.Group = "*"
+		v.only = c.cluster(direction, s, entries)
+	}
+	return v
+}
+
+// otherwiseAsked tells whether a local consumer subscribed to another group of
+// this interface and version. Its calls must be told apart although only one
+// group is there.
+func (c *compiler) otherwiseAsked(direction string, s registry.Service) bool {
+	if direction == Inbound {
+		return false
+	}
+	for _, caller := range c.callers[s.Interface] {
+		any := caller.Service
+		any.Group = "*"
+		if any.Matches(s) && !caller.Service.Matches(s) {
+			return true
+		}
+	}
+	return false
+}
+
+// cluster compiles one cluster. Each (address, origin) counts once.
+func (c *compiler) cluster(direction string, s registry.Service, entries []entry) *Cluster {
+	cl := &Cluster{Service: s, Stats: c.stats.of(direction, s)}
+	type place struct {
+		peer   *Peer
+		origin string
+	}
+	counted := map[place]bool{}
+	var urls []registry.URL
+	for _, e := range entries {
+		at := place{e.endpoint.Peer, e.endpoint.Origin}
+		if counted[at] {
+			continue
+		}
+		counted[at] = true
+		cl.Endpoints = append(cl.Endpoints, e.endpoint)
+		urls = append(urls, e.endpoint.URL)
+		cl.Dedicated = cl.Dedicated || callsBack(e.endpoint.URL)
+		cl.TokenPerEndpoint = cl.TokenPerEndpoint || e.endpoint.Token != cl.Endpoints[0].Token
+	}
+	var callers []Caller
+	if direction == Outbound {
+		for _, caller := range c.callers[s.Interface] {
+			if caller.Service.Matches(s) {
+				callers = append(callers, caller)
+			}
+		}
+	}
+	cl.Policy, cl.policyWhy = c.policy(s, callers, urls)
+	cl.deadlines = newDeadlines(callers, urls)
+	if c.weigh(cl) {
+		c.growing[cl] = true
+	}
+	return cl
+}
+
+// weigh makes the cluster's balance and tells whether endpoints warm up.
+func (c *compiler) weigh(cl *Cluster) (warming bool) {
+	weights := make([]uint32, len(cl.Endpoints))
+	for i, e := range cl.Endpoints {
+		w, more := e.effective(c.now)
+		weights[i], warming = w, warming || more
+	}
+	cl.balance.Store(newBalance(weights, cl.Policy))
+	return warming
+}
+
+// policy resolves the load balancing of a cluster, and says from where it is:
+// the configuration, then the subscriptions, then the provider URLs.
+func (c *compiler) policy(s registry.Service, callers []Caller, providers []registry.URL) (Policy, string) {
+	var asked []registry.URL
+	for _, caller := range callers {
+		asked = append(asked, caller.URL)
+	}
+	sources := []struct{ name, why string }{
+		{why: "configured"}, {why: "subscription"}, {why: "provider"},
+	}
+	if c.o.Policy != nil {
+		sources[0].name = c.o.Policy(s)
+	}
+	var note string
+	for i, urls := range [][]registry.URL{nil, asked, providers} {
+		from := &sources[i]
+		for _, u := range urls {
+			name := u.Param("loadbalance")
+			if from.name != "" && name != "" && name != from.name {
+				note += from.why + "s disagree: " + from.name + ", " + name + "; "
+				from.name = ""
+				break
+			}
+			if name != "" {
+				from.name = name
+			}
+		}
+		if from.name == "" {
+			continue
+		}
+		p, known := ParsePolicy(from.name)
+		if !known {
+			return p, note + from.why + " wants " + from.name + ", which is not known"
+		}
+		return p, note + from.why
+	}
+	return Random, note + "default"
+}
+
+// callsBack tells whether the provider calls its consumers back, so that a
+// connection cannot be shared: callback arguments, onconnect, ondisconnect
+// (org.apache.dubbo.rpc.protocol.dubbo.CallbackServiceCodec).
+func callsBack(u registry.URL) (found bool) {
+	u.Params(func(key, value string) bool {
+		switch {
+		case strings.HasSuffix(key, ".callback"):
+			found = value == "true"
+		case key == "onconnect" || key == "ondisconnect" || key == "callbacks":
+			found = value != "" && value != "false" && value != "0"
+		}
+		return !found
+	})
+	return found
+}
+
+// same tells whether two endpoints stand for the same provider.
+func same(a, b *Endpoint) bool { return a == b || a.Peer == b.Peer && a.Origin == b.Origin }
+
+// token is what a provider wants as attachment "token".
+func token(u registry.URL) string {
+	if t := u.Param("token"); t != "false" {
+		return t
+	}
+	return ""
+}
+
+func newEndpoint(p *Peer, u registry.URL, weight int) *Endpoint {
+	e := &Endpoint{Peer: p, URL: u, Weight: weight, Token: token(u)}
+	e.began, e.warmup = beganOf(u)
+	return e
+}

@@ -1,0 +1,181 @@
+package route
+
+import (
+	"cmp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// protocol of the tables.
+const protocol = "dubbo"
+
+// candidate is one provider that registries list, and what becomes of it.
+type candidate struct {
+	provider   registry.Provider
+	registries []string // that list it
+	service    registry.Service
+	address    string // host:port to dial
+	origin     string // of a mesh entry: the provider behind it
+	mesh       bool
+	stamp      int64  // start as the URL says it, 0 if it does not
+	excluded   string // why it is not used; empty: it is
+}
+
+func newCandidate(p registry.Provider, source string) candidate {
+	u := p.URL
+	c := candidate{
+		provider:   p,
+		registries: []string{source},
+		service:    u.Service(),
+		address:    u.HostPort(),
+	}
+	if _, c.mesh = u.Lookup(registry.MarkCaps); c.mesh {
+		c.origin = u.Param(registry.MarkOrigin)
+	}
+	c.stamp, _ = strconv.ParseInt(u.Param(registry.KeyTimestamp), 10, 64)
+	category := u.Param("category")
+	switch {
+	case u.Host == "" || u.Port == 0:
+		c.excluded = "no address"
+	case category != "" && !slices.Contains(strings.Split(category, ","), "providers"):
+		c.excluded = "category " + category
+	case u.Param("enabled") == "false" || u.Param("disabled") == "true":
+		c.excluded = "disabled"
+	}
+	return c
+}
+
+// merge joins what several sources say of an interface, so that each provider is
+// used once (CONTRACT §1, §4):
+//   - The same (protocol, ip:port, service key, origin) is one provider, whatever
+//     model or registry lists it. The interface-level URL is used, because it has
+//     the parameters of one process where an instance may sum several; it gets
+//     the instance's timestamp if it has none.
+//   - Interface-level mesh entries at an ip:port list the processes behind it one
+//     by one; an application-level one there is their sum and not counted again.
+//   - A direct entry at the origin of a mesh entry is the same provider; the mesh
+//     one is used.
+//
+// The result names every entry once, sorted, those that are not used with the
+// reason.
+func merge(updates []Update) []candidate {
+	var all []candidate
+	type text struct {
+		model registry.Model
+		url   registry.URL
+	}
+	known := map[text]int{}
+	for _, u := range updates {
+		for _, p := range u.Providers {
+			k := text{p.Model, p.URL}
+			if i, ok := known[k]; ok {
+				if !slices.Contains(all[i].registries, u.Source) {
+					all[i].registries = append(all[i].registries, u.Source)
+				}
+				continue
+			}
+			known[k] = len(all)
+			all = append(all, newCandidate(p, u.Source))
+		}
+	}
+	slices.SortFunc(all, compareCandidates)
+
+	type place struct {
+		protocol, address string
+		service           registry.Service
+	}
+	type process struct {
+		place
+		path, origin string
+	}
+	first := map[process]*candidate{}
+	listed := map[place]bool{}        // has interface-level mesh entries
+	represented := map[place]string{} // address of a provider → mesh entry that stands for it
+	for i := range all {
+		c := &all[i]
+		if c.excluded != "" {
+			continue
+		}
+		at := place{c.provider.URL.Protocol, c.address, c.service}
+		id := process{at, c.provider.URL.Path, c.origin}
+		if one, ok := first[id]; ok {
+			c.excluded = "duplicate of " + string(one.provider.Model) + " level"
+			if one.stamp == 0 && c.stamp > 0 {
+				one.stamp = c.stamp
+				one.provider.URL = one.provider.URL.With(registry.KeyTimestamp, strconv.FormatInt(c.stamp, 10))
+			}
+			continue
+		}
+		first[id] = c
+		if c.mesh && c.provider.Model == registry.ModelInterface {
+			listed[at] = true
+		}
+		if c.mesh && c.provider.Model == registry.ModelApplication && listed[at] {
+			c.excluded = "duplicate: sum of the interface level"
+			continue
+		}
+		if c.mesh && c.origin != "" {
+			at.address = c.origin
+			represented[at] = c.address
+		}
+	}
+	for i := range all {
+		c := &all[i]
+		at := place{c.provider.URL.Protocol, c.address, c.service}
+		if by, ok := represented[at]; ok && c.excluded == "" && !c.mesh {
+			c.excluded = "duplicate of mesh endpoint " + by
+		}
+	}
+	return all
+}
+
+// compareCandidates orders by service and place; at one place the interface
+// level first, and of one model the latest start.
+func compareCandidates(a, b candidate) int {
+	return cmp.Or(
+		cmp.Compare(a.provider.URL.Protocol, b.provider.URL.Protocol),
+		compareServices(a.service, b.service),
+		cmp.Compare(a.provider.URL.Host, b.provider.URL.Host),
+		cmp.Compare(a.provider.URL.Port, b.provider.URL.Port),
+		-cmp.Compare(a.provider.Model, b.provider.Model), // "interface" before "application"
+		cmp.Compare(a.origin, b.origin),
+		-cmp.Compare(a.stamp, b.stamp),
+		cmp.Compare(a.provider.URL.Query, b.provider.URL.Query),
+		cmp.Compare(a.provider.URL.Path, b.provider.URL.Path),
+	)
+}
+
+// join is the state of several sources together. Updates are sorted by source.
+func join(iface string, updates []Update, all []candidate) Update {
+	merged := Update{Interface: iface}
+	var sources, reasons []string
+	states := map[SetState]bool{}
+	for _, u := range updates {
+		sources = append(sources, u.Source)
+		states[u.State] = true
+		if u.Reason != "" {
+			reasons = append(reasons, u.Source+": "+u.Reason)
+		}
+	}
+	for _, c := range all {
+		if c.excluded == "" {
+			merged.Providers = append(merged.Providers, c.provider)
+		}
+	}
+	merged.Source = strings.Join(sources, ",")
+	merged.Reason = strings.Join(reasons, "; ")
+	switch {
+	case states[Protected]:
+		merged.State = Protected
+	case states[Waiting] && len(merged.Providers) == 0:
+		merged.State = Waiting
+	case len(merged.Providers) == 0:
+		merged.State = Empty
+	default:
+		merged.State = Ready
+	}
+	return merged
+}
