@@ -143,7 +143,9 @@ func (c *Client) Publish(ctx context.Context, p Publication) (Result, error) {
 	}
 	defer c.unlockExports()
 	before := c.export(id)
-	c.setExport(id, &export{Publication: p})
+	if c.setExport(id, &export{Publication: p}) {
+		return Result{State: StatePending, Reason: ReasonAgentAway}, nil
+	}
 	r, err := c.link.publish(ctx, c.from, p)
 	switch {
 	case err == nil:
@@ -171,7 +173,9 @@ func (c *Client) Unpublish(ctx context.Context, p Publication) (Result, error) {
 		return Result{}, err
 	}
 	defer c.unlockExports()
-	c.setExport(id, &export{Publication: p, withdrawn: true})
+	if c.setExport(id, &export{Publication: p, withdrawn: true}) {
+		return Result{State: StatePending, Reason: ReasonAgentAway}, nil
+	}
 	r, err := c.link.unpublish(ctx, c.from, p)
 	switch {
 	case err == nil:
@@ -222,15 +226,18 @@ func (c *Client) export(id string) *export {
 	return c.exports[id]
 }
 
-func (c *Client) setExport(id string, e *export) {
+// setExport notes a wish; nil: there is none any more. It says whether the agent
+// is away: then maintain tells it later, and a call would only cost its time-out.
+func (c *Client) setExport(id string, e *export) (away bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e == nil {
 		delete(c.exports, id)
-		return
+	} else {
+		c.exports[id] = e
+		c.announce()
 	}
-	c.exports[id] = e
-	c.announce()
+	return c.away
 }
 
 func (c *Client) accepted(id, boot string) {

@@ -71,15 +71,19 @@ func (c *Client) Subscribe(ctx context.Context, s Consumer) (*Subscription, erro
 	c.subscriptions[id] = sub
 	c.mu.Unlock()
 
-	if kept, err := sub.file.load(); err != nil {
+	kept, err := sub.file.load()
+	if err != nil {
 		c.log.Warn("kept direct providers cannot be read", "subscription", id, "err", err)
-	} else {
-		c.mu.Lock()
-		sub.answer = kept
-		sub.settle()
-		c.mu.Unlock()
 	}
-	err = sub.ask(ctx)
+	c.mu.Lock()
+	sub.answer = kept
+	sub.settle()
+	away := c.away
+	c.mu.Unlock()
+	err = nil
+	if !away {
+		err = sub.ask(ctx)
+	}
 	if err != nil && (ctx.Err() != nil || refused(err)) {
 		c.mu.Lock()
 		delete(c.subscriptions, id)
