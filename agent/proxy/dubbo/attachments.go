@@ -193,11 +193,19 @@ func (a *Attachments) value(key string) (from, to int) {
 // after is the offset behind the value at body[pos], which find has seen to be valid.
 func (a *Attachments) after(pos int) int {
 	w := &a.walk
-	w.pos = pos
+	tag := a.body[pos]
 	var err error
 	if a.serialization == Hessian2 {
+		if tag <= 0x1f { // the ordinary case: a short string
+			return skipChars(a.body, pos+1, int(tag))
+		}
+		w.pos = pos
 		err = w.skipHessian(1)
 	} else {
+		if size := jsonbFixed[tag]; size > 0 {
+			return pos + int(size)
+		}
+		w.pos = pos
 		err = w.skipJSONB(1)
 	}
 	if err != nil {

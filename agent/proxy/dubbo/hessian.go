@@ -160,7 +160,7 @@ func (w *walker) skipClass() error {
 	if n < 0 || n > len(w.b)-w.pos {
 		return ErrTruncated
 	}
-	w.classes = append(w.classes, int32(n))
+	w.classes = append(w.classes, uint32(n))
 	for range n {
 		if err := w.skipString(); err != nil {
 			return err

@@ -1,6 +1,9 @@
 package dubbo
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"slices"
+)
 
 // AppendWithAttachment appends frame to dst with key set to value in its attachments a, which were found in that very
 // frame, and its lengths corrected. Everything else keeps its bytes, also what stands behind the attachments. dst must not overlap frame.
@@ -27,6 +30,7 @@ func AppendWithAttachment(dst, frame []byte, a *Attachments, key, value string) 
 	}
 
 	frameStart := len(dst)
+	dst = slices.Grow(dst, len(frame)+2*(len(key)+len(value))+16)
 	dst = append(dst, frame[:HeaderSize+from]...)
 	newStart := len(dst)
 	if isNull {

@@ -15,8 +15,8 @@ type walker struct {
 	b   []byte
 	pos int
 
-	classes []int32 // hessian2: number of fields of each class definition so far
-	open    []int32 // pending values of the enclosing containers, untilEnd for those with an end mark
+	classes []uint32 // hessian2: number of fields of each class definition so far
+	open    []int    // pending values of the enclosing containers, untilEnd for those with an end mark
 
 	objects   int // hessian2: lists, maps and objects so far: what 0x51 n counts
 	target    int // number of the object to be found, -1 for none
@@ -33,14 +33,10 @@ func (w *walker) reset(b []byte, pos int) {
 	w.objects, w.target, w.found = 0, -1, -1
 }
 
-// nest turns to k values inside the current one; pending is what is left around them.
+// nest turns to k values inside the current one (or untilEnd); pending is what is left around them.
 func (w *walker) nest(pending, k int) (int, error) {
-	if k < 0 {
-		if k != untilEnd {
-			return 0, ErrMalformed
-		}
-	} else {
-		if k > len(w.b)-w.pos { // each value has at least one byte
+	if k != untilEnd {
+		if max(pending, 0)+k > len(w.b)-w.pos { // each value has at least one byte
 			return 0, ErrTruncated
 		}
 		if pending >= 0 {
@@ -54,7 +50,7 @@ func (w *walker) nest(pending, k int) (int, error) {
 		if len(w.open) == maxOpen {
 			return 0, ErrMalformed
 		}
-		w.open = append(w.open, int32(pending))
+		w.open = append(w.open, pending)
 	}
 	return k, nil
 }
@@ -67,5 +63,5 @@ func (w *walker) leave() (int, bool) {
 	}
 	pending := w.open[last]
 	w.open = w.open[:last]
-	return int(pending), true
+	return pending, true
 }
