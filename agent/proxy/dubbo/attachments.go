@@ -219,6 +219,11 @@ func (a *Attachments) isKey(pos, end int, key string, ascii bool) bool {
 	if ascii && a.isShort(a.body[pos]) {
 		return string(a.body[pos+1:end]) == key
 	}
+	if tag := a.body[pos]; ascii && a.serialization == Fastjson2 && tag >= jsonbUTF16 && tag <= jsonbUTF16BE {
+		if _, s, _, err := jsonbChars(a.body, pos); err != nil || len(s) != 2*len(key) {
+			return false // not worth decoding
+		}
+	}
 	s, ok := a.stringAt(pos)
 	return ok && string(s) == key
 }
