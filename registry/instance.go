@@ -2,6 +2,7 @@ package registry
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
 	"net"
 	"slices"
@@ -132,7 +133,22 @@ func query(params map[string]string) string {
 		if b.Len() > 0 {
 			b.WriteByte('&')
 		}
-		b.WriteString(k + "=" + params[k])
+		b.WriteString(escape(k, "&=") + "=" + escape(params[k], "&"))
+	}
+	return b.String()
+}
+
+// escape percent-encodes control characters and those of special, so that one
+// parameter of a map stays one parameter of a URL. Everything else stays as it
+// is, '%' too: values may be encoded already.
+func escape(s, special string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		if c := s[i]; c < ' ' || c == 0x7f || strings.IndexByte(special, c) >= 0 {
+			fmt.Fprintf(&b, "%%%02X", c)
+		} else {
+			b.WriteByte(c)
+		}
 	}
 	return b.String()
 }

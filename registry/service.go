@@ -73,7 +73,9 @@ func CheckInterface(name string) error {
 
 // Matches tells whether a provided service satisfies what a consumer asked for:
 // equal interfaces, and for group and version equality, "*", or one of a comma
-// list. Source: org.apache.dubbo.common.utils.UrlUtils#isMatch, isItemMatch.
+// list ("*" in a list has no meaning). Source:
+// org.apache.dubbo.common.utils.UrlUtils#isMatch, isItemMatch. Unlike it, lists
+// of versions match too, and "0.0.0" and an empty parameter are the same as none.
 func (asked Service) Matches(provided Service) bool {
 	return asked.Interface == provided.Interface &&
 		matchesItem(asked.Group, provided.Group) &&
@@ -88,7 +90,7 @@ func matchesItem(asked, provided string) bool {
 		return false
 	}
 	for item := range strings.SplitSeq(asked, ",") {
-		if item = strings.TrimSpace(item); item == "*" || NormalVersion(item) == provided {
+		if NormalVersion(strings.TrimSpace(item)) == provided {
 			return true
 		}
 	}

@@ -29,7 +29,8 @@ type URL struct {
 
 // ParseURL reads a URL as it stands in a registry after one decoding, or in a
 // request of an SDK. It errs, wrapping ErrURL, when the protocol is missing, the
-// port is no number in 0..65535, a control character or space occurs, or the
+// port is no number in 0..65535, a control character occurs, a space occurs
+// before the query (Dubbo leaves values as they are, "owner=Jane Doe"), or the
 // text is longer than MaxURL.
 func ParseURL(s string) (URL, error) {
 	bad := func(why string) (URL, error) {
@@ -42,8 +43,8 @@ func ParseURL(s string) (URL, error) {
 		return bad(fmt.Sprintf("longer than %d bytes", MaxURL))
 	}
 	for i := range len(s) {
-		if s[i] <= ' ' || s[i] == 0x7f {
-			return bad("contains a space or control character")
+		if s[i] < ' ' || s[i] == 0x7f {
+			return bad("contains a control character")
 		}
 	}
 	var u URL
@@ -53,6 +54,9 @@ func ParseURL(s string) (URL, error) {
 		return bad("no protocol://")
 	}
 	rest, u.Query, _ = strings.Cut(rest, "?")
+	if strings.Contains(u.Protocol, " ") || strings.Contains(rest, " ") {
+		return bad("contains a space before the query")
+	}
 	authority := rest
 	if i := strings.IndexByte(rest, '/'); i >= 0 {
 		authority, u.Path = rest[:i], rest[i+1:]
@@ -136,46 +140,45 @@ func (u URL) Params(yield func(key, value string) bool) {
 	}
 }
 
-// Lookup is the first value of a parameter, as it stands in the text.
+// Lookup is the value of a parameter, as it stands in the text. Of a parameter
+// that occurs more than once it is the last one, as Java reads it.
 func (u URL) Lookup(key string) (value string, found bool) {
-	u.Params(func(k, v string) bool {
-		value, found = v, k == key
-		return !found
-	})
-	if !found {
-		value = ""
+	for k, v := range u.Params {
+		if k == key {
+			value, found = v, true
+		}
 	}
 	return value, found
 }
 
-// Param is the first value of a parameter, or the empty string.
+// Param is the value that Lookup finds, or the empty string.
 func (u URL) Param(key string) string {
 	v, _ := u.Lookup(key)
 	return v
 }
 
-// With sets a parameter: in its place when it is there, else last.
+// With sets a parameter: in its place when it is there, else last. Further
+// values of the same parameter are dropped; all others keep their bytes and order.
 func (u URL) With(key, value string) URL {
-	var b strings.Builder
+	pairs := strings.Split(u.Query, "&")
+	if u.Query == "" {
+		pairs = nil
+	}
 	found := false
-	for rest, more := u.Query, u.Query != ""; more; {
-		var pair string
-		pair, rest, more = strings.Cut(rest, "&")
-		if k, _, _ := strings.Cut(pair, "="); k == key && !found {
+	kept := pairs[:0]
+	for _, pair := range pairs {
+		if k, _, _ := strings.Cut(pair, "="); pair != "" && k == key {
+			if found {
+				continue
+			}
 			found, pair = true, key+"="+value
 		}
-		if b.Len() > 0 {
-			b.WriteByte('&')
-		}
-		b.WriteString(pair)
+		kept = append(kept, pair)
 	}
 	if !found {
-		if b.Len() > 0 {
-			b.WriteByte('&')
-		}
-		b.WriteString(key + "=" + value)
+		kept = append(kept, key+"="+value)
 	}
-	u.Query = b.String()
+	u.Query = strings.Join(kept, "&")
 	return u
 }
 
