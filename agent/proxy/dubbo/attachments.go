@@ -10,37 +10,57 @@ var (
 	ErrAttachmentsForm = errors.New("dubbo: the attachment is neither text nor number")
 )
 
+// indexed is how many entries are remembered by offset; real calls have 5 to 12.
+const indexed = 16
+
 // Attachments is the located map behind a request's arguments. Use one again and again: it keeps memory for class
 // definitions. It aliases the body and is valid as long as that is. Not for concurrent use.
 type Attachments struct {
 	serialization byte
-	isRef         bool
+	isNull, isRef bool
 	body          []byte
 	start, end    int // of the value: a map, null, or a reference
-	first, last   int // of the entries; last is the offset of the end mark. Empty for null
-	defs          int // class definitions known at first
-	walk          walker
-	number        [32]byte // text of the latest number
+	last          int // offset of the map's end mark
+
+	index [indexed]entry
+	count int // entries in index
+	rest  int // offset of the first entry that is not in index, last when there is none
+	defs  int // class definitions known at rest
+
+	walk   walker
+	number [32]byte // text of the latest number
 }
+
+// entry is a key and a value by their offsets.
+type entry struct{ key, value, end int }
 
 // FindAttachments locates the attachments of the request whose front is f: it steps over the arguments, which
 // f.ParameterDesc counts, and over the attachments, so that what follows cannot fail.
 // What stands behind them in the body is ignored. A map that is a reference to an argument (hessian2) is followed.
 func FindAttachments(serialization byte, body []byte, f *Front, a *Attachments) error {
 	n, err := argCount(f.ParameterDesc)
-	if err != nil {
-		return err
+	if err == nil {
+		err = a.find(serialization, body, f.Args, n)
 	}
-	return a.find(serialization, body, f.Args, n)
+	if err != nil {
+		a.clear()
+	}
+	return err
+}
+
+// clear leaves no entries.
+func (a *Attachments) clear() {
+	a.isNull, a.isRef, a.body, a.start, a.end = true, false, nil, 0, 0
+	a.last, a.count, a.rest, a.defs = 0, 0, 0, 0
 }
 
 // find locates the map behind the n values at body[pos].
 func (a *Attachments) find(serialization byte, body []byte, pos, n int) error {
-	a.serialization, a.body, a.isRef, a.defs = serialization, body, false, 0
-	a.start, a.end, a.first, a.last = 0, 0, 0, 0
+	a.clear()
 	if pos < 0 || pos > len(body) {
 		return ErrTruncated
 	}
+	a.serialization, a.body = serialization, body
 	switch serialization {
 	case Hessian2:
 		return a.findHessian(pos, n)
@@ -56,25 +76,26 @@ func (a *Attachments) findHessian(args, n int) error {
 	if err := w.skipHessian(n); err != nil {
 		return err
 	}
-	a.start, a.defs = w.pos, len(w.classes)
-	if err := w.skipHessian(1); err != nil {
-		return err
+	if a.start = w.pos; a.start >= len(a.body) {
+		return ErrTruncated
 	}
-	a.end = w.pos
 	switch a.body[a.start] {
 	case hessianNull:
+		a.end = a.start + 1
 		return nil
-	case hessianMap, 'M':
-		return a.hessianEntries(a.start, a.end)
 	case hessianRef:
 		a.isRef = true
-		target, size := hessianInt(a.body[a.start+1:])
-		if size == 0 || target < 0 {
-			return ErrMalformed
+		w.pos++
+		target, err := w.int()
+		if err != nil {
+			return err
 		}
-		return a.follow(args, n, int(target))
+		a.end = w.pos
+		return a.follow(args, n, target)
 	}
-	return ErrMalformed
+	err := a.hessianMap()
+	a.end = w.pos
+	return err
 }
 
 // follow finds the map that is the target-th object of the arguments.
@@ -85,29 +106,28 @@ func (a *Attachments) follow(args, n, target int) error {
 	if err := w.skipHessian(n); err != nil {
 		return err
 	}
-	if w.found < 0 || a.body[w.found] != hessianMap && a.body[w.found] != 'M' {
+	if w.found < 0 {
 		return ErrMalformed
 	}
-	a.defs = w.foundDefs
-	start := w.found
-	w.classes, w.pos = w.classes[:a.defs], start
-	if err := w.skipHessian(1); err != nil {
-		return err
-	}
-	return a.hessianEntries(start, w.pos)
+	w.pos, w.classes = w.found, w.classes[:w.foundDefs]
+	return a.hessianMap()
 }
 
-// hessianEntries sets the range of entries of the map at body[start:end].
-func (a *Attachments) hessianEntries(start, end int) error {
+// hessianMap reads the entries of the map at walk.pos.
+func (a *Attachments) hessianMap() error {
 	w := &a.walk
-	w.pos = start + 1
-	if a.body[start] == 'M' {
+	tag := a.body[w.pos]
+	w.pos++
+	switch tag {
+	case hessianMap:
+	case 'M':
 		if err := w.skipType(); err != nil {
 			return err
 		}
+	default:
+		return ErrMalformed
 	}
-	a.first, a.last = w.pos, end-1
-	return nil
+	return a.readEntries(hessianEnd)
 }
 
 func (a *Attachments) findJSONB(pos, n int) error {
@@ -125,106 +145,154 @@ func (a *Attachments) findJSONB(pos, n int) error {
 	a.start, a.end = start, end
 	w := &a.walk
 	w.reset(a.body[:end], start)
-	if err := w.skipJSONB(1); err != nil {
-		return err
-	}
-	if w.pos != end {
-		return ErrMalformed
-	}
-	if a.body[start] == jsonbNull {
-		return nil
-	}
-	w.pos = start
 	if a.body[start] == jsonbTyped {
 		w.pos++
 		if err := w.skipJSONBType(); err != nil {
 			return err
 		}
 	}
-	if a.body[w.pos] != jsonbObject {
+	if w.pos >= end {
+		return ErrTruncated
+	}
+	switch a.body[w.pos] {
+	case jsonbNull:
+		w.pos++
+	case jsonbObject:
+		w.pos++
+		if err := a.readEntries(jsonbObjectEnd); err != nil {
+			return err
+		}
+	default:
 		return ErrMalformed
 	}
-	a.first, a.last = w.pos+1, end-1
+	if w.pos != end {
+		return ErrMalformed
+	}
 	return nil
 }
 
-// Lookup finds the value of key as text: a string as UTF-8, a number or boolean in decimal or as true and false.
-// It is false for a missing key and for other values (null, objects). The value aliases the body in the ordinary case;
-// the text of a number is valid until the next call. Of several equal keys the last counts, as in a Java map.
+// readEntries steps over the entries at walk.pos and their end mark, and remembers where they are.
+func (a *Attachments) readEntries(mark byte) error {
+	w := &a.walk
+	a.isNull, a.rest = false, -1
+	for w.pos < len(w.b) && w.b[w.pos] != mark {
+		if a.count == indexed && a.rest < 0 {
+			a.rest, a.defs = w.pos, len(w.classes)
+		}
+		e, err := a.next()
+		if err != nil {
+			return err
+		}
+		if a.count < indexed {
+			a.index[a.count] = e
+			a.count++
+		}
+	}
+	if w.pos >= len(w.b) {
+		return ErrTruncated
+	}
+	a.last = w.pos
+	if a.rest < 0 {
+		a.rest, a.defs = a.last, len(w.classes)
+	}
+	w.pos++
+	return nil
+}
+
+// next steps over the entry at walk.pos.
+func (a *Attachments) next() (e entry, err error) {
+	w := &a.walk
+	e.key = w.pos
+	if err = a.skip(); err != nil {
+		return e, err
+	}
+	e.value = w.pos
+	err = a.skip()
+	e.end = w.pos
+	return e, err
+}
+
+// skip steps over the value at walk.pos.
+func (a *Attachments) skip() error {
+	w := &a.walk
+	if a.serialization == Fastjson2 {
+		return w.skipJSONB(1)
+	}
+	if w.pos < len(w.b) && w.b[w.pos] <= 0x1f { // the ordinary case
+		if w.pos = skipChars(w.b, w.pos+1, int(w.b[w.pos])); w.pos < 0 {
+			return ErrTruncated
+		}
+		return nil
+	}
+	return w.skipHessian(1)
+}
+
+// entries are all entries in the order of the body.
+func (a *Attachments) entries(yield func(entry) bool) {
+	for _, e := range a.index[:a.count] {
+		if !yield(e) {
+			return
+		}
+	}
+	w := &a.walk
+	w.pos, w.classes = a.rest, w.classes[:a.defs]
+	for w.pos < a.last {
+		e, err := a.next()
+		if err != nil || !yield(e) {
+			return
+		}
+	}
+}
+
+// Lookup finds the value of key as text: a string as UTF-8, a number in decimal, a boolean as true or false. It is
+// false for a missing key and for other values (null, objects). The value aliases the body in the ordinary case; the
+// text of a number is valid until the next call. Of several equal keys the last counts, as in a Java map.
 func (a *Attachments) Lookup(key string) (value []byte, ok bool) {
-	at, _ := a.value(key)
-	if at < 0 {
+	e, ok := a.entry(key)
+	if !ok {
 		return nil, false
 	}
-	return a.text(at)
+	return a.text(e.value)
 }
 
-// Range calls f for each entry whose key is a string and whose value has a text, until f says false. Slices as in [Lookup].
+// Range calls f for each entry whose key is a string and whose value has a text, until f says false. Slices are as in [Attachments.Lookup].
 func (a *Attachments) Range(f func(key, value []byte) bool) {
-	a.walk.classes = a.walk.classes[:a.defs]
-	for pos := a.first; pos < a.last; {
-		at := a.after(pos)
-		key, isText := a.stringAt(pos)
-		if isText {
-			if value, ok := a.text(at); ok && !f(key, value) {
-				return
+	for e := range a.entries {
+		key, ok := a.stringAt(e.key)
+		if !ok {
+			continue
+		}
+		if value, ok := a.text(e.value); ok && !f(key, value) {
+			return
+		}
+	}
+}
+
+// entry is the last entry with that key.
+func (a *Attachments) entry(key string) (found entry, ok bool) {
+	ascii := isASCII(key)
+	for e := range a.entries {
+		if a.isKey(e, key, ascii) {
+			found, ok = e, true
+		}
+	}
+	return found, ok
+}
+
+// isKey says whether the key of e is key. An ASCII key is equal to nothing but its own bytes.
+func (a *Attachments) isKey(e entry, key string, ascii bool) bool {
+	tag := a.body[e.key]
+	if ascii {
+		if a.isShort(tag) {
+			return string(a.body[e.key+1:e.value]) == key
+		}
+		if a.serialization == Fastjson2 && tag >= jsonbUTF16 && tag <= jsonbUTF16BE {
+			if _, s, _, err := jsonbChars(a.body, e.key); err != nil || len(s) != 2*len(key) {
+				return false // not worth decoding
 			}
 		}
-		pos = a.after(at)
 	}
-}
-
-// value is the range of the value of key; from is -1 when there is none.
-func (a *Attachments) value(key string) (from, to int) {
-	from = -1
-	ascii := isASCII(key)
-	a.walk.classes = a.walk.classes[:a.defs]
-	for pos := a.first; pos < a.last; {
-		at := a.after(pos)
-		isKey := a.isKey(pos, at, key, ascii)
-		pos = a.after(at)
-		if isKey {
-			from, to = at, pos
-		}
-	}
-	return from, to
-}
-
-// after is the offset behind the value at body[pos], which find has seen to be valid.
-func (a *Attachments) after(pos int) int {
-	w := &a.walk
-	tag := a.body[pos]
-	var err error
-	if a.serialization == Hessian2 {
-		if tag <= 0x1f { // the ordinary case: a short string
-			return skipChars(a.body, pos+1, int(tag))
-		}
-		w.pos = pos
-		err = w.skipHessian(1)
-	} else {
-		if size := jsonbFixed[tag]; size > 0 {
-			return pos + int(size)
-		}
-		w.pos = pos
-		err = w.skipJSONB(1)
-	}
-	if err != nil {
-		return a.last
-	}
-	return w.pos
-}
-
-// isKey says whether body[pos:end] is the string key. An ASCII key is equal to nothing but its own bytes.
-func (a *Attachments) isKey(pos, end int, key string, ascii bool) bool {
-	if ascii && a.isShort(a.body[pos]) {
-		return string(a.body[pos+1:end]) == key
-	}
-	if tag := a.body[pos]; ascii && a.serialization == Fastjson2 && tag >= jsonbUTF16 && tag <= jsonbUTF16BE {
-		if _, s, _, err := jsonbChars(a.body, pos); err != nil || len(s) != 2*len(key) {
-			return false // not worth decoding
-		}
-	}
-	s, ok := a.stringAt(pos)
+	s, ok := a.stringAt(e.key)
 	return ok && string(s) == key
 }
 
@@ -245,7 +313,7 @@ func (a *Attachments) stringAt(pos int) ([]byte, bool) {
 	if a.body[pos] == jsonbSymbol {
 		pos++
 	}
-	return jsonbString(a.body[:a.last], pos)
+	return jsonbString(a.body[:a.end], pos)
 }
 
 // text is the value at body[pos] as text.
@@ -256,5 +324,5 @@ func (a *Attachments) text(pos int) ([]byte, bool) {
 	if a.serialization == Hessian2 {
 		return hessianScalarText(a.number[:0], a.body, pos)
 	}
-	return jsonbScalarText(a.number[:0], a.body[:a.last], pos)
+	return jsonbScalarText(a.number[:0], a.body[:a.end], pos)
 }

@@ -15,32 +15,29 @@ func AppendWithAttachment(dst, frame []byte, a *Attachments, key, value string) 
 	if a.isRef {
 		return dst, ErrAttachmentsRef
 	}
-	from, to := a.start, a.end
-	isNull := a.first == 0
+	from, to := a.last, a.last
 	replaces := false
-	if !isNull {
-		if at, end := a.value(key); at >= 0 {
-			if _, ok := a.text(at); !ok && !a.isNull(at) {
-				return dst, ErrAttachmentsForm
-			}
-			from, to, replaces = at, end, true
-		} else {
-			from, to = a.last, a.last
+	if a.isNull {
+		from, to = a.start, a.end
+	} else if e, ok := a.entry(key); ok {
+		if _, ok := a.text(e.value); !ok && a.body[e.value] != a.mark(hessianNull, jsonbNull) {
+			return dst, ErrAttachmentsForm
 		}
+		from, to, replaces = e.value, e.end, true
 	}
 
 	frameStart := len(dst)
 	dst = slices.Grow(dst, len(frame)+2*(len(key)+len(value))+16)
 	dst = append(dst, frame[:HeaderSize+from]...)
 	newStart := len(dst)
-	if isNull {
+	if a.isNull {
 		dst = append(dst, a.mark(hessianMap, jsonbObject))
 	}
 	if !replaces {
 		dst = a.appendString(dst, key)
 	}
 	dst = a.appendString(dst, value)
-	if isNull {
+	if a.isNull {
 		dst = append(dst, a.mark(hessianEnd, jsonbObjectEnd))
 	}
 	grown := len(dst) - newStart - (to - from)
@@ -52,9 +49,7 @@ func AppendWithAttachment(dst, frame []byte, a *Attachments, key, value string) 
 	return endFrame(dst, frameStart), nil
 }
 
-// isNull says whether the value at body[pos] is null.
-func (a *Attachments) isNull(pos int) bool { return a.body[pos] == a.mark(hessianNull, jsonbNull) }
-
+// mark is the tag for the same thing in both serializations.
 func (a *Attachments) mark(hessian, jsonb byte) byte {
 	if a.serialization == Hessian2 {
 		return hessian
