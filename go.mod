@@ -10,6 +10,8 @@ require (
 	github.com/getkin/kin-openapi v0.152.0
 	github.com/gin-gonic/gin v1.12.0
 	github.com/go-zookeeper/zk v1.0.4
+	github.com/meshferry/meshferry/sdk-lite/go v0.0.0 // indirect
+	github.com/meshferry/meshferry/sdk-lite/go/dubbogo v0.0.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/prometheus/common v0.72.0
 	github.com/spf13/cobra v1.10.1
@@ -168,4 +170,9 @@ require (
 	gopkg.in/natefinch/lumberjack.v2 v2.2.1 // indirect
 	gopkg.in/yaml.v2 v2.4.0 // indirect
 	gopkg.in/yaml.v3 v3.0.1 // indirect
+)
+
+replace (
+	github.com/meshferry/meshferry/sdk-lite/go => ./sdk-lite/go
+	github.com/meshferry/meshferry/sdk-lite/go/dubbogo => ./sdk-lite/go/dubbogo
 )

@@ -1,0 +1,119 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"dubbo.apache.org/dubbo-go/v3/client"
+)
+
+// caller makes one call of a reference.
+type caller struct{ conn *client.Connection }
+
+// call answers with what came back as text.
+func (c caller) call(ctx context.Context, method, arg string) (string, error) {
+	var in any = arg
+	switch method {
+	case "Slow", "slow":
+		ms, err := strconv.ParseInt(arg, 10, 64)
+		if err != nil {
+			return "", fmt.Errorf("method Slow wants milliseconds: %w", err)
+		}
+		in = ms
+	case "Echo", "echo":
+		size, err := strconv.Atoi(arg)
+		if err != nil || size < 0 || size > 16<<20 {
+			return "", fmt.Errorf("method Echo wants a number of bytes, not %q", arg)
+		}
+		var answer []byte
+		if err := c.conn.CallUnary(ctx, []any{make([]byte, size)}, &answer, method); err != nil {
+			return "", err
+		}
+		return fmt.Sprintf("%d bytes", len(answer)), nil
+	}
+	var answer string
+	err := c.conn.CallUnary(ctx, []any{in}, &answer, method)
+	return answer, err
+}
+
+func consume(ctx context.Context, s settings, out io.Writer) error {
+	ins, err := instance(s)
+	if err != nil {
+		return err
+	}
+	cli, err := ins.NewClient(client.WithClientNoCheck())
+	if err != nil {
+		return err
+	}
+	o := []client.ReferenceOption{
+		client.WithProtocolDubbo(), client.WithSerialization("hessian2"), client.WithRequestTimeout(s.timeout),
+		client.WithGroup(s.group), client.WithVersion(s.version), client.WithParams(s.params),
+	}
+	if s.retries >= 0 {
+		o = append(o, client.WithRetries(s.retries))
+	}
+	if s.url != "" {
+		o = append(o, client.WithURL(s.url))
+	}
+	conn, err := cli.Dial(s.iface, o...)
+	if err != nil {
+		return err
+	}
+	c := caller{conn}
+	if s.calls > 0 {
+		failed := series(ctx, c, s.calls, "SayHello", "world", json.NewEncoder(out))
+		if err := leave(); err != nil {
+			return err
+		}
+		if failed > 0 {
+			return fmt.Errorf("%d of %d calls failed", failed, s.calls)
+		}
+		return nil
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /call", func(w http.ResponseWriter, r *http.Request) {
+		n, err := strconv.Atoi(cmp.Or(r.FormValue("n"), "1"))
+		if err != nil || n < 1 || n > 1e6 {
+			http.Error(w, "n: want 1..1000000", http.StatusBadRequest)
+			return
+		}
+		series(r.Context(), c, n, cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world"), json.NewEncoder(w))
+	})
+	mux.HandleFunc("GET /load", func(w http.ResponseWriter, r *http.Request) {
+		rate, err := strconv.Atoi(cmp.Or(r.FormValue("rate"), "100"))
+		length, err2 := time.ParseDuration(cmp.Or(r.FormValue("for"), "5s"))
+		if err != nil || err2 != nil || rate < 1 || rate > 10000 || length <= 0 || length > time.Hour {
+			http.Error(w, "want rate=1..10000 calls a second and for=a duration", http.StatusBadRequest)
+			return
+		}
+		method, arg := cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world")
+		load(r.Context(), rate, length, json.NewEncoder(w), func(ctx context.Context) (string, error) { return c.call(ctx, method, arg) })
+	})
+	if err := control(ctx, s, out, mux); err != nil {
+		return err
+	}
+	return leave()
+}
+
+// series makes calls one after the other and writes a line for each.
+func series(ctx context.Context, c caller, n int, method, arg string, w *json.Encoder) (failed int) {
+	begin := time.Now()
+	for i := range n {
+		if ctx.Err() != nil {
+			return failed + n - i
+		}
+		at := time.Now()
+		answer, err := c.call(ctx, method, arg)
+		e := entry(i+1, begin, at, answer, err)
+		if w.Encode(e); !e.OK {
+			failed++
+		}
+	}
+	return failed
+}
