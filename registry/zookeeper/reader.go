@@ -1,0 +1,217 @@
+package zookeeper
+
+import (
+	"context"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// reader keeps what subscribed interfaces need of the tree. It is a cache of
+// nodes that are read and watched on demand: an interface is assembled from the
+// cache (assemble.go), what was missing is read, and so on until nothing is
+// missing. An event makes its node stale and the interfaces that used it dirty.
+type reader struct {
+	// Immutable after New.
+	client   *client
+	paths    paths
+	metadata registry.MetadataFunc
+	log      *slog.Logger
+	wake     chan struct{} // capacity 1
+
+	mu       sync.Mutex
+	subs     map[string][]*subscription // guarded by mu; by interface
+	stale    map[string]struct{}        // guarded by mu; paths whose watch has fired
+	all      bool                       // guarded by mu; everything is stale
+	online   bool                       // guarded by mu
+	answered map[nodeKey]answer         // guarded by mu; of MetadataService
+
+	// Owned by run.
+	cache  map[nodeKey]*cached
+	ifaces map[string]*assembly
+	asking int       // calls of MetadataService in flight
+	retry  time.Time // when to look again; zero: not by itself
+}
+
+func newReader(c *client, p paths, metadata registry.MetadataFunc, log *slog.Logger) *reader {
+	return &reader{client: c, paths: p, metadata: metadata, log: log, wake: make(chan struct{}, 1),
+		subs: map[string][]*subscription{}, stale: map[string]struct{}{}, answered: map[nodeKey]answer{},
+		cache: map[nodeKey]*cached{}, ifaces: map[string]*assembly{}}
+}
+
+// changed is told of an event at path.
+func (r *reader) changed(path string) {
+	r.mu.Lock()
+	r.stale[path] = struct{}{}
+	r.mu.Unlock()
+	poke(r.wake)
+}
+
+// connected is told of each session that can be used, and of its loss. After a
+// new session, or one resumed by a new process, there are no watches; after a
+// reconnect the library sets them again, and reading all costs little then.
+func (r *reader) connected(yes bool) {
+	r.mu.Lock()
+	r.online = yes
+	r.all = r.all || yes
+	r.mu.Unlock()
+	if yes {
+		poke(r.wake)
+	}
+}
+
+// run reads and delivers until ctx ends.
+func (r *reader) run(ctx context.Context) {
+	var asks sync.WaitGroup
+	defer asks.Wait()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		case <-timer.C:
+		}
+		r.retry = time.Time{}
+		r.pass(ctx, &asks)
+		if r.retry.IsZero() {
+			timer.Stop()
+		} else {
+			timer.Reset(time.Until(r.retry))
+		}
+	}
+}
+
+// again asks for a pass at t, at the latest.
+func (r *reader) again(t time.Time) {
+	if r.retry.IsZero() || t.Before(r.retry) {
+		r.retry = t
+	}
+}
+
+// jittered is d less up to a half, so that many readers do not come in step.
+func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
+
+// pass brings every dirty interface up to date and delivers it.
+func (r *reader) pass(ctx context.Context, asks *sync.WaitGroup) {
+	subs, online := r.collectInput()
+	for iface := range r.ifaces {
+		if len(subs[iface]) == 0 {
+			r.forget(iface)
+		}
+	}
+	for iface := range subs {
+		if r.ifaces[iface] == nil {
+			r.ifaces[iface] = &assembly{dirty: true}
+		}
+	}
+	if !online {
+		return
+	}
+	r.expire()
+	for {
+		missing := map[nodeKey]*cached{}
+		for iface, a := range r.ifaces {
+			if a.dirty {
+				r.assemble(iface, a, missing)
+			}
+		}
+		if len(missing) == 0 {
+			break
+		}
+		if !r.read(ctx, missing) {
+			r.again(time.Now().Add(jittered(time.Second)))
+			break // what is still dirty is not delivered
+		}
+	}
+	r.ask(ctx, asks)
+	for iface, list := range subs {
+		if a := r.ifaces[iface]; !a.dirty {
+			for _, s := range list {
+				s.offer(a.endpoints)
+			}
+		}
+	}
+}
+
+// collectInput takes over what others have told since the last pass.
+func (r *reader) collectInput() (subs map[string][]*subscription, online bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for path := range r.stale {
+		for kind := range stored {
+			if n := r.cache[nodeKey{kind, path}]; n != nil {
+				r.outdate(n)
+			}
+		}
+	}
+	clear(r.stale)
+	if r.all {
+		for key, n := range r.cache {
+			if key.kind < stored {
+				r.outdate(n)
+			}
+		}
+		r.all = false
+	}
+	for key, a := range r.answered {
+		r.asking--
+		if n := r.cache[key]; n != nil {
+			n.answer(a)
+			r.outdate(n)
+		}
+	}
+	clear(r.answered)
+	subs = make(map[string][]*subscription, len(r.subs))
+	for iface, list := range r.subs {
+		subs[iface] = slices.Clone(list)
+	}
+	return subs, r.online
+}
+
+// outdate has a node read again, and every interface that used it assembled.
+func (r *reader) outdate(n *cached) {
+	n.fresh = false
+	for iface := range n.users {
+		r.ifaces[iface].dirty = true
+	}
+}
+
+// expire outdates what could not be read and is due again.
+func (r *reader) expire() {
+	now := time.Now()
+	for _, n := range r.cache {
+		if n.retry.IsZero() {
+			continue
+		}
+		if n.retry.After(now) {
+			r.again(n.retry)
+			continue
+		}
+		n.retry = time.Time{}
+		r.outdate(n)
+	}
+}
+
+// forget drops an interface that nobody subscribes to. Its watches stay in the
+// library until they fire; then nobody is interested.
+func (r *reader) forget(iface string) {
+	r.release(iface, r.ifaces[iface].uses)
+	delete(r.ifaces, iface)
+}
+
+func (r *reader) release(iface string, keys map[nodeKey]struct{}) {
+	for key := range keys {
+		if n := r.cache[key]; n != nil {
+			delete(n.users, iface)
+			if len(n.users) == 0 {
+				delete(r.cache, key)
+			}
+		}
+	}
+}
