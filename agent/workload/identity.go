@@ -12,8 +12,8 @@ const (
 	anonymousPrefix = "anon/"
 )
 
-// String is for people: what it is, where, and whose.
-func (i Identity) String() string {
+// Label is for people: what it is, where, and whose.
+func (i Identity) Label() string {
 	return fmt.Sprintf("%s %s at port %d of %s", i.Protocol, i.Service, i.Port, i.Workload)
 }
 

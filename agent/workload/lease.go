@@ -136,7 +136,7 @@ func (s *Store) expire(now time.Time) {
 	before := len(s.pubs) + len(s.subs)
 	for _, p := range slices.Clone(s.pubs) {
 		if why := s.over(p, now); why != "" {
-			s.log.Info("publication forgotten", "publication", p.Identity.String(), "why", why)
+			s.log.Info("publication forgotten", "publication", p.Identity.Label(), "why", why)
 			s.removePublication(p)
 		}
 	}

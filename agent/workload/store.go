@@ -184,7 +184,7 @@ func (s *Store) publish(p Publication) (gen, change uint64, err error) {
 		s.addPublication(p).published(time.Now())
 	}
 	for _, old := range older { // last, so that a target which both share stays
-		s.log.Info("publication taken over by another workload", "publication", old.Identity.String(), "workload", p.Workload)
+		s.log.Info("publication taken over by another workload", "publication", old.Identity.Label(), "workload", p.Workload)
 		s.removePublication(old)
 	}
 	s.changed(true)
@@ -260,7 +260,7 @@ func (s *Store) unpublish(m Match, o Owner) (gen, change uint64, removed []Publi
 		return s.content, s.changes, removed, false, nil
 	}
 	if denied != nil {
-		return s.content, 0, nil, false, fmt.Errorf("%w: %s belongs to user %d", ErrForbidden, denied.Identity, denied.Owner.UID)
+		return s.content, 0, nil, false, fmt.Errorf("%w: %s belongs to user %d", ErrForbidden, denied.Label(), denied.Owner.UID)
 	}
 	return s.content, s.changes, nil, superseded, nil
 }
