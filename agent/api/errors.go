@@ -75,6 +75,7 @@ var sentinels = []struct {
 	{workload.ErrLimit, "limit"},
 	{workload.ErrForbidden, "forbidden"},
 	{workload.ErrUnknown, "not-found"},
+	{workload.ErrStopped, "stopping"},
 	{context.Canceled, "unavailable"},
 	{context.DeadlineExceeded, "unavailable"},
 }
@@ -92,7 +93,7 @@ func refusalOf(err error) *refusal {
 	for _, s := range sentinels {
 		if errors.Is(err, s.err) {
 			r := refuse(s.code, "", "%v", err)
-			if s.code == "limit" || s.code == "unavailable" {
+			if status := statuses[s.code]; status == http.StatusTooManyRequests || status == http.StatusServiceUnavailable {
 				r.after = time.Second
 			}
 			return r

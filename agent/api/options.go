@@ -56,7 +56,7 @@ type Options struct {
 type Registry struct {
 	Name   string
 	Status func() registry.Status
-	State  *watch.Value[reconcile.State]
+	State  *watch.Value[reconcile.State] // of its reconcile.Loop; never holds nil
 }
 
 // Routes is what the API reads of a *route.Router.

@@ -164,7 +164,7 @@ func (s *Server) await(c *gin.Context, d time.Duration, done func(*reconcile.Sta
 	for _, r := range s.o.Registries {
 		for {
 			state, changed := r.State.Watch()
-			if state != nil && done(state) {
+			if done(state) {
 				break
 			}
 			select {
@@ -213,19 +213,18 @@ func (s *Server) publicationReply(view *workload.View, slot workload.Identity, g
 			continue
 		}
 		one := PublicationState{Name: r.Name, State: statePending, Reason: reconcile.ReasonAway}
-		if st := r.State.Load(); st != nil {
-			p, known := findState(st, slot)
-			switch {
-			case st.Seen >= gen && known:
-				one.State, one.Reason = p.State, p.Reason
-				for _, u := range p.Advertised {
-					if !slices.Contains(reply.Advertised, u) {
-						reply.Advertised = append(reply.Advertised, u)
-					}
+		st := r.State.Load()
+		p, known := findState(st, slot)
+		switch {
+		case st.Seen >= gen && known:
+			one.State, one.Reason = p.State, p.Reason
+			for _, u := range p.Advertised {
+				if !slices.Contains(reply.Advertised, u) {
+					reply.Advertised = append(reply.Advertised, u)
 				}
-			case st.Err == "":
-				one.Reason = reconcile.ReasonSettling
 			}
+		case st.Err == "":
+			one.Reason = reconcile.ReasonSettling
 		}
 		if !pub.Live && one.State == statePending {
 			one.Reason = cmp.Or(pub.Reason, reconcile.ReasonSettling)
@@ -258,9 +257,9 @@ func (s *Server) withdrawnReply(id workload.Identity, gen uint64) PublicationRep
 	}
 	for _, r := range s.o.Registries {
 		one := PublicationState{Name: r.Name, State: stateUnpublished}
-		if st := r.State.Load(); st == nil || !withdrawn(st, []workload.Identity{id}, gen) {
+		if st := r.State.Load(); !withdrawn(st, []workload.Identity{id}, gen) {
 			one = PublicationState{Name: r.Name, State: statePending, Reason: reconcile.ReasonSettling}
-			if st == nil || st.Err != "" {
+			if st.Err != "" {
 				one.Reason = reconcile.ReasonAway
 			}
 			reply.State, reply.Reason = statePending, worse(reply.Reason, one.Reason)

@@ -114,13 +114,3 @@ func age(now, since time.Time) string {
 	}
 	return now.Sub(since).Truncate(time.Second).String()
 }
-
-// subscriptionByID finds a living subscription.
-func (s *Server) subscriptionByID(id string) (workload.Subscription, bool) {
-	for _, sub := range s.view().Subscriptions {
-		if sub.ID == id {
-			return sub, true
-		}
-	}
-	return workload.Subscription{}, false
-}

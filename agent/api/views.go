@@ -105,9 +105,6 @@ func (r Registry) describe(now time.Time) RegistryStatus {
 		Session: connection.Session, Error: connection.Err,
 	}
 	st := r.State.Load()
-	if st == nil {
-		return d
-	}
 	d.InSync, d.Error = st.InSync, cmp.Or(d.Error, st.Err)
 	if !st.LastCompare.IsZero() {
 		d.Compared = age(now, st.LastCompare)

@@ -68,9 +68,9 @@ func (s *Server) next(c *gin.Context, id string, known uint64, timeout <-chan ti
 	for {
 		_, routes := s.o.Routes.Changes().Watch()
 		_, workloads := s.o.Workloads.View().Watch()
-		sub, alive := s.subscriptionByID(id)
-		if !alive {
-			return nil, refuse("gone", "subscribe again", "no subscription %.40q", id)
+		sub, err := s.o.Workloads.Subscription(id)
+		if err != nil {
+			return nil, ended(id)
 		}
 		s.o.Workloads.Touch(id)
 		if d := s.document(sub); d.Revision != known {
@@ -90,6 +90,8 @@ func (s *Server) next(c *gin.Context, id string, known uint64, timeout <-chan ti
 	}
 }
 
+func ended(id string) error { return refuse("gone", "subscribe again", "no subscription %.40q", id) }
+
 // keepAlive is the longest silence of an event stream: Touch and dead peers are
 // noticed by it.
 const keepAlive = 15 * time.Second
@@ -97,8 +99,8 @@ const keepAlive = 15 * time.Second
 // events sends each new document as one event "update"; what ends the stream is
 // an event "error" with the body that a long-poll would get.
 func (s *Server) events(c *gin.Context, id string, known uint64) {
-	if _, alive := s.subscriptionByID(id); !alive {
-		s.fail(c, refuse("gone", "subscribe again", "no subscription %.40q", id))
+	if _, err := s.o.Workloads.Subscription(id); err != nil {
+		s.fail(c, ended(id))
 		return
 	}
 	c.Header("Content-Type", "text/event-stream")
@@ -127,10 +129,5 @@ func (s *Server) events(c *gin.Context, id string, known uint64) {
 	}
 }
 
-// view is the current view of the workloads, never nil.
-func (s *Server) view() *workload.View {
-	if v := s.o.Workloads.View().Load(); v != nil {
-		return v
-	}
-	return &workload.View{}
-}
+// view is the current view of the workloads.
+func (s *Server) view() *workload.View { return s.o.Workloads.View().Load() }
