@@ -122,11 +122,14 @@ func ProtocolKey(u registry.URL) string {
 // first one counts, any other is left to the interface level.
 func describe(name string, same []registry.URL, port int) registry.ServiceInfo {
 	first := slices.MinFunc(same, func(a, b registry.URL) int {
-		return cmp.Or(cmp.Compare(altered(a), altered(b)), cmp.Compare(a.Path, b.Path), byOrigin(a, b))
+		if c := cmp.Or(cmp.Compare(altered(a), altered(b)), cmp.Compare(a.Path, b.Path)); c != 0 {
+			return c
+		}
+		return byOrigin(a, b)
 	})
 	params := map[string]string{}
-	for k, v := range first.Params {
-		if _, again := params[k]; !again && !unshared(k) {
+	for k, v := range first.Params { // the last of several values counts, as everywhere
+		if !unshared(k) {
 			params[k] = v
 		}
 	}
@@ -243,6 +246,10 @@ func started(providers []registry.URL) int64 {
 	return first
 }
 
+// byOrigin orders by address, and by text where the address is the same.
 func byOrigin(a, b registry.URL) int {
-	return cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Port, b.Port), cmp.Compare(a.String(), b.String()))
+	if c := cmp.Or(cmp.Compare(a.Host, b.Host), cmp.Compare(a.Port, b.Port)); c != 0 {
+		return c
+	}
+	return cmp.Compare(a.String(), b.String())
 }

@@ -182,6 +182,13 @@ func TestApplicationInstance(t *testing.T) {
 	}
 }
 
+func TestLastValueCounts(t *testing.T) {
+	app := application(t, "dubbo://10.0.0.1:20880/com.a.Foo?interface=com.a.Foo&methods=a&weight=10&weight=20&methods=b")
+	if p := app.Metadata.Services["com.a.Foo:dubbo"].Params; p["methods"] != "b" || p["weight"] != "20" {
+		t.Errorf("got %v, want what readers of the URL see", p)
+	}
+}
+
 func TestTimestamp(t *testing.T) {
 	for _, tt := range []struct {
 		name string

@@ -15,6 +15,7 @@ type journal struct {
 	held      map[string]bool
 	conflicts map[string]bool
 	trouble   string // "", "away" or "failing"
+	told      bool   // of the trouble
 }
 
 // note compares the result with what it knows.
@@ -59,15 +60,18 @@ func (j *journal) health(r result) {
 	case r.err != nil:
 		trouble = "failing"
 	}
-	if trouble == j.trouble {
-		return
+	switch {
+	case trouble != j.trouble && trouble != "": // one miss is nothing: at a start the first connection is being made
+		j.trouble, j.told = trouble, false
+	case trouble != "" && !j.told:
+		j.told = true
+		j.log.Warn("registry cannot be brought up to date; nothing is lost, trying again", "err", r.err)
+	case trouble == "":
+		if j.told {
+			j.log.Info("registry is up to date again")
+		}
+		j.trouble, j.told = "", false
 	}
-	j.trouble = trouble
-	if trouble == "" {
-		j.log.Info("registry is reached again")
-		return
-	}
-	j.log.Warn("registry cannot be brought up to date; nothing is lost, trying again", "err", r.err)
 }
 
 // invalid tells which publications cannot be advertised since the newest plan.

@@ -211,7 +211,7 @@ func (l *Loop) round(ctx context.Context, changed <-chan struct{}) {
 	}
 	now := time.Now()
 	before := l.result
-	if report != nil {
+	if away := errors.Is(err, registry.ErrAway); report != nil && !away { // away: what it held it most likely holds
 		l.result.applied, l.result.report = d, report
 	}
 	if errors.Is(context.Cause(cut), errOld) {

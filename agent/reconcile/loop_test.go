@@ -182,7 +182,7 @@ func TestRegistryAway(t *testing.T) {
 		b.pass(awayMax)
 		b.holds(barLeaf + " shop@10.0.0.9:20882[a.Bar:dubbo]")
 		b.state(bar, "published")
-		if away, back := b.logged("level=WARN"), b.logged("reached again"); away != 1 || back != 1 {
+		if away, back := b.logged("level=WARN"), b.logged("up to date again"); away != 1 || back != 1 {
 			t.Errorf("state logged %d and %d times, want once each:\n%s", away, back, b.log)
 		}
 	})
@@ -197,6 +197,9 @@ func TestRegistryGoesAway(t *testing.T) {
 		s.lost <- struct{}{}
 		b.pass(lostJitter)
 		b.state(foo, "pending registry-away")
+		if n := len(b.State().Load().Publications[foo.Identity].Advertised); n != 1 {
+			t.Errorf("%d URLs; while a registry is away it most likely keeps what it has", n)
+		}
 		b.holds(fooLeaf + " " + fooApp)
 		s.set(func() { s.err = nil })
 		b.pass(awayMax)
@@ -250,7 +253,8 @@ func TestConflictIsReportedNotFought(t *testing.T) {
 		s.conflict = map[string]string{"shop@10.0.0.9:20882": "meshferry:ffff"}
 		b := run(t, s, view(foo))
 		b.state(foo, "pending conflict")
-		if st := b.State().Load(); st.InSync || st.Generation != 1 || st.Err != "" {
+		st := b.State().Load()
+		if st.InSync || st.Generation != 1 || st.Err != "" || st.Publications[foo.Identity].Detail != "meshferry:ffff" {
 			t.Errorf("in conflict, but %+v", st)
 		}
 		b.pass(10 * time.Minute)

@@ -52,10 +52,13 @@ func (s *shelf) Apply(ctx context.Context, d registry.Desired) (registry.Report,
 	s.applied = append(s.applied, applied{time.Now(), d})
 	err, slow := s.err, s.slow
 	s.mu.Unlock()
-	if err != nil {
-		return nil, err
-	}
 	report := registry.Report{}
+	if err != nil {
+		for _, item := range items(d) {
+			report[item] = registry.Item{State: registry.Pending, Err: err.Error()}
+		}
+		return report, err
+	}
 	for _, item := range items(d) {
 		select {
 		case <-time.After(slow):

@@ -1,7 +1,6 @@
 package reconcile
 
 import (
-	"cmp"
 	"reflect"
 	"slices"
 	"time"
@@ -44,6 +43,7 @@ type State struct {
 type PublicationState struct {
 	State      string   // Published or Pending
 	Reason     string   // why it is Pending; "off" when its mode is
+	Detail     string   // what the registry says to that: the other owner, an error
 	Advertised []string // where consumers find it now: URLs
 }
 
@@ -101,29 +101,34 @@ func (r result) publication(i intent, wanted []registry.Application) Publication
 	case i.reason != "":
 		return PublicationState{State: Pending, Reason: i.reason}
 	}
-	reason := ""
-	if r.away {
-		reason = ReasonAway
-	}
-	var held []string
-	for _, item := range slices.Concat(i.interfaces, i.applications) {
-		switch got := r.report[item].State; {
-		case got == registry.Conflict:
-			reason = ReasonConflict
-		case got == registry.Held && (slices.Contains(i.interfaces, item) || r.serves(item, i.service, wanted)):
-			held = append(held, item)
-		case r.err != nil:
-			reason = cmp.Or(reason, ReasonAway)
-		default:
-			reason = cmp.Or(reason, ReasonSettling)
+	s := PublicationState{State: Published}
+	pending := func(reason, detail string) { // the first reason stays, but a conflict is worth more
+		if s.State == Published || reason == ReasonConflict {
+			s.State, s.Reason, s.Detail = Pending, reason, detail
 		}
 	}
-	if reason == "" {
-		return PublicationState{State: Published, Advertised: i.advertised}
+	if r.away {
+		pending(ReasonAway, "")
 	}
-	return PublicationState{State: Pending, Reason: reason, Advertised: slices.DeleteFunc(slices.Clone(i.advertised), func(u string) bool {
-		return !slices.Contains(held, u)
-	})}
+	var held []string
+	for _, name := range slices.Concat(i.interfaces, i.applications) {
+		switch item := r.report[name]; {
+		case item.State == registry.Conflict:
+			pending(ReasonConflict, item.Owner)
+		case item.State == registry.Held && (slices.Contains(i.interfaces, name) || r.serves(name, i.service, wanted)):
+			held = append(held, name)
+		case r.err != nil:
+			pending(ReasonAway, item.Err)
+		default:
+			pending(ReasonSettling, item.Err)
+		}
+	}
+	for _, u := range i.advertised {
+		if s.State == Published || slices.Contains(held, u) {
+			s.Advertised = append(s.Advertised, u)
+		}
+	}
+	return s
 }
 
 // serves tells whether the instance as it was applied has the service as it is
