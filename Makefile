@@ -1,0 +1,40 @@
+# Meshferry. `make help` lists the targets.
+GO     ?= go
+RACE   ?= -race
+MODULES = . sdk-lite/go sdk-lite/go/dubbogo
+STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
+
+.DEFAULT_GOAL := help
+.PHONY: help build quick test lint demo bench fuzz clean
+
+help: ## what can be made
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the agent, into bin/
+	$(GO) build -trimpath -o bin/ ./cmd/meshferry
+
+quick: ## the tests of daily work: no servers, no applications, under a minute
+	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./cmd/...
+	cd sdk-lite/go && $(GO) test -short ./...
+
+test: lint ## all tests; installs and starts what they need (ZooKeeper, Java Dubbo, dubbo-go applications)
+	@set -e; for m in $(MODULES); do echo "== go test $$m"; (cd $$m && $(GO) test $(RACE) ./...); done
+
+lint: ## gofmt, go vet and staticcheck
+	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
+	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
+
+demo: ## one call through the mesh, step by step; REGISTRY=zookeeper://… for a real registry, KEEP=1 to play with it
+	@$(GO) run ./demo $(if $(REGISTRY),--registry '$(REGISTRY)') $(if $(KEEP),--keep)
+
+bench: ## what a hop costs, beside a plain TCP relay; and the codec
+	@$(GO) run ./demo/load bench
+	@$(GO) test -run '^$$' -bench . -benchtime 1s ./agent/proxy/dubbo ./agent/route
+
+FUZZTIME ?= 10s
+fuzz: ## every fuzz target, FUZZTIME each
+	@set -e; for p in $$($(GO) list ./agent/... ./registry/... ./rewrite/... ./cmd/...); do \
+	  for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz || true); do echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
+
+clean: ## what was built and downloaded
+	rm -rf bin .cache

@@ -1,0 +1,138 @@
+package agent
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// listen opens a TCP listener. A port that is taken is reported with the process
+// that has it, as far as this user may know.
+func listen(what, address string) (net.Listener, error) {
+	l, err := net.Listen("tcp", address)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return nil, fmt.Errorf("%s listener: %s is taken%s; choose another with --%s", what, address, holder(address), what)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s listener: %w", what, err)
+	}
+	return l, nil
+}
+
+// listenUnix opens a unix socket. A file that a dead agent left is replaced; a
+// living one is not.
+func listenUnix(path string) (net.Listener, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	var d net.Dialer
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	c, err := d.DialContext(ctx, "unix", path)
+	if err == nil {
+		c.Close()
+		return nil, fmt.Errorf("control socket: %s is in use by another process; choose another with --control-socket", path)
+	}
+	if errors.Is(err, syscall.ECONNREFUSED) {
+		if info, err := os.Lstat(path); err == nil && info.Mode()&fs.ModeSocket != 0 {
+			if err := os.Remove(path); err != nil {
+				return nil, fmt.Errorf("control socket: %w", err)
+			}
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	// Its group may use it; the caller's uid is checked for every change.
+	if err := os.Chmod(path, 0o660); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+// holder is " by <program> (pid N)", or empty. It looks for the socket's inode in
+// the kernel's table and then among the descriptors of the processes.
+func holder(address string) string {
+	want, err := netip.ParseAddrPort(address)
+	if err != nil {
+		return ""
+	}
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		for _, inode := range listening(table, want.Port()) {
+			if pid, name := process("socket:[" + inode + "]"); pid != "" {
+				return fmt.Sprintf(" by %s (pid %s)", name, pid)
+			}
+		}
+	}
+	return ""
+}
+
+// listening lists the inodes of the sockets that listen on a port.
+func listening(table string, port uint16) (inodes []string) {
+	f, err := os.Open(table)
+	if err != nil {
+		return nil
+	}
+	defer f.Close()
+	for lines := bufio.NewScanner(f); lines.Scan(); {
+		w := strings.Fields(lines.Text())
+		if len(w) > 9 && w[3] == "0A" && strings.HasSuffix(w[1], fmt.Sprintf(":%04X", port)) {
+			inodes = append(inodes, w[9])
+		}
+	}
+	return inodes
+}
+
+// process finds who has a descriptor that links to target.
+func process(target string) (pid, name string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == target {
+			pid = strings.Split(link, "/")[2]
+			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
+			return pid, strings.TrimSpace(string(comm))
+		}
+	}
+	return "", ""
+}
+
+// lockDir makes sure that one agent at a time uses a state directory. The lock
+// goes with the process.
+func lockDir(dir string) (*os.File, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		owner, _ := os.ReadFile(f.Name())
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory %s is in use by another agent (pid %s); stop it, or choose another with --state-dir", dir, strings.TrimSpace(string(owner)))
+		}
+		return nil, fmt.Errorf("state directory %s: %w", dir, err)
+	}
+	if err := f.Truncate(0); err == nil {
+		_, err = fmt.Fprintln(f, os.Getpid())
+		if err != nil {
+			f.Close()
+			return nil, fmt.Errorf("state directory %s: %w", dir, err)
+		}
+	}
+	return f, nil
+}
