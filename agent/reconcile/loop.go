@@ -50,7 +50,6 @@ type Loop struct {
 	registry  registry.Publisher
 	workloads *watch.Value[workload.View]
 	settings  settings
-	log       *slog.Logger
 	refresh   chan struct{} // capacity 1
 	stopping  chan struct{} // closed by the first Withdraw
 	stop      func()        // closes stopping, once
@@ -84,13 +83,12 @@ func New(o Options) *Loop {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	stopping := make(chan struct{})
-	log := o.Log.With("registry", o.Name)
 	l := &Loop{
-		registry: o.Registry, workloads: o.Workloads, log: log,
+		registry: o.Registry, workloads: o.Workloads,
 		settings: settings{registry: o.Name, address: o.Address, hostID: o.HostID, mode: o.Mode, models: o.Models},
 		refresh:  make(chan struct{}, 1), stopping: stopping, turn: make(chan struct{}, 1),
 		stop:    sync.OnceFunc(func() { close(stopping) }),
-		journal: journal{log: log},
+		journal: journal{log: o.Log.With("registry", o.Name)},
 	}
 	l.state.Store(&State{})
 	return l

@@ -25,13 +25,8 @@ func view(pubs ...workload.Publication) *workload.View {
 	return &workload.View{Generation: 1, Publications: pubs}
 }
 
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	synctest.Test(t, f)
-}
-
 func TestPublishInterfaceAtOnceApplicationWhenQuiet(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view())
 		b.publish(foo)
 		b.holds(fooLeaf)
@@ -62,7 +57,7 @@ func TestPublishInterfaceAtOnceApplicationWhenQuiet(t *testing.T) {
 // While others come and go, what is published stays published, and no change
 // waits longer than the limit.
 func TestApplicationLevelNotPutOffForEver(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo))
 		b.state(foo, "published")
 		pubs := []workload.Publication{foo}
@@ -92,7 +87,7 @@ func TestWithdrawAtOnceAtBothLevels(t *testing.T) {
 		"another service in another application comes with it": {dead(foo, workload.ReasonPortClosed), pub("a.Bar", 20880, "&application=")},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
 				b := run(t, newShelf(), view(foo))
 				b.holds(fooLeaf + " " + fooApp)
 				b.publish(then...)
@@ -112,7 +107,7 @@ func TestWithdrawAtOnceAtBothLevels(t *testing.T) {
 
 // A service that ends within an instance goes soon, however busy the others are.
 func TestServiceEndsWithinInstance(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo, bar))
 		b.holds(barLeaf + " " + fooLeaf + " " + bothApp)
 		b.publish(foo)
@@ -125,7 +120,7 @@ func TestServiceEndsWithinInstance(t *testing.T) {
 }
 
 func TestRestartWithdrawsNothingUnprobed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		unprobed := dead(foo, workload.ReasonSettling)
 		b := run(t, newShelf(), view(unprobed))
 		b.pass(200 * time.Millisecond)
@@ -142,7 +137,7 @@ func TestRestartWithdrawsNothingUnprobed(t *testing.T) {
 }
 
 func TestStartWaitsForProbesOnlySoLong(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo, dead(bar, workload.ReasonSettling)))
 		b.pass(probesMax - time.Millisecond)
 		b.holds("")
@@ -152,7 +147,7 @@ func TestStartWaitsForProbesOnlySoLong(t *testing.T) {
 }
 
 func TestNoViewNoApply(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), nil)
 		b.pass(10 * time.Minute)
 		if n := len(b.shelf.calls()); n != 0 {
@@ -164,7 +159,7 @@ func TestNoViewNoApply(t *testing.T) {
 }
 
 func TestRegistryAway(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		s.err = registry.ErrAway
 		b := run(t, s, view())
@@ -190,7 +185,7 @@ func TestRegistryAway(t *testing.T) {
 
 // What is published and then cannot be confirmed is pending until it can.
 func TestRegistryGoesAway(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		b := run(t, s, view(foo))
 		s.set(func() { s.err = registry.ErrAway })
@@ -211,7 +206,7 @@ func TestRegistryGoesAway(t *testing.T) {
 }
 
 func TestRetryBacksOff(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		s.err = errBroken
 		b := run(t, s, view(foo))
@@ -233,7 +228,7 @@ func TestRetryBacksOff(t *testing.T) {
 }
 
 func TestPendingItemIsRetried(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		s.pending = map[string]bool{"shop@10.0.0.9:20882": true}
 		b := run(t, s, view(foo, pub("a.Bar", 20880, "&application=")))
@@ -248,7 +243,7 @@ func TestPendingItemIsRetried(t *testing.T) {
 }
 
 func TestConflictIsReportedNotFought(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		s.conflict = map[string]string{"shop@10.0.0.9:20882": "meshferry:ffff"}
 		b := run(t, s, view(foo))
@@ -271,7 +266,7 @@ func TestConflictIsReportedNotFought(t *testing.T) {
 }
 
 func TestComparesAlways(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo))
 		b.pass(time.Hour)
 		calls := b.shelf.calls()
@@ -290,7 +285,7 @@ func TestComparesAlways(t *testing.T) {
 }
 
 func TestLostIsRestored(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo))
 		b.shelf.set(func() { b.shelf.content = registry.Desired{} })
 		b.shelf.lost <- struct{}{}
@@ -300,7 +295,7 @@ func TestLostIsRestored(t *testing.T) {
 }
 
 func TestLeaseChangesWriteNothing(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo))
 		for range 10 {
 			b.workloads.Store(&workload.View{Generation: 1, Publications: []workload.Publication{foo}, Leases: []workload.Lease{{Workload: "x"}}})
@@ -314,7 +309,7 @@ func TestLeaseChangesWriteNothing(t *testing.T) {
 
 // One slow Apply ends; what it did not reach goes on.
 func TestApplyHasADeadline(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		s.slow = time.Hour
 		b := run(t, s, view(foo))
@@ -328,7 +323,7 @@ func TestApplyHasADeadline(t *testing.T) {
 
 // A dead provider does not wait behind a long list of others.
 func TestNewViewCutsSlowApply(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		s := newShelf()
 		b := run(t, s, view(foo))
 		s.set(func() { s.slow = 8 * time.Second })
@@ -347,7 +342,7 @@ func TestNewViewCutsSlowApply(t *testing.T) {
 }
 
 func TestRefreshChangesModeAtBothLevelsAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		mode := Mesh
 		b := run(t, newShelf(), view(foo), func(o *Options) { o.Mode = func(registry.Service) Mode { return mode } })
 		mode = Direct
@@ -366,7 +361,7 @@ func TestRefreshChangesModeAtBothLevelsAtOnce(t *testing.T) {
 }
 
 func TestLogsTheDifference(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		b := run(t, newShelf(), view(foo))
 		b.publish(foo, bar)
 		b.pass(time.Second)
@@ -387,7 +382,7 @@ func TestLogsTheDifference(t *testing.T) {
 }
 
 func TestInvalidPublicationHurtsNobodyElse(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
 		marked := pub("a.Bar", 20881, "&meshferry.caps=1")
 		b := run(t, newShelf(), view(foo, marked))
 		b.holds(fooLeaf + " " + fooApp)
@@ -403,7 +398,7 @@ func TestInvalidPublicationHurtsNobodyElse(t *testing.T) {
 
 func TestWithdraw(t *testing.T) {
 	t.Run("while it runs", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			b := run(t, newShelf(), view(foo))
 			if err := b.Withdraw(t.Context()); err != nil {
 				t.Fatal(err)
@@ -417,7 +412,7 @@ func TestWithdraw(t *testing.T) {
 		})
 	})
 	t.Run("after it ran", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			b := run(t, newShelf(), view(foo))
 			b.end()
 			b.holds(fooLeaf + " " + fooApp)
@@ -428,7 +423,7 @@ func TestWithdraw(t *testing.T) {
 		})
 	})
 	t.Run("cuts a slow Apply", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			s := newShelf()
 			b := run(t, s, view(foo))
 			s.set(func() { s.slow = time.Minute })
@@ -442,7 +437,7 @@ func TestWithdraw(t *testing.T) {
 		})
 	})
 	t.Run("registry comes back in time", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			s := newShelf()
 			b := run(t, s, view(foo))
 			s.set(func() { s.err = registry.ErrAway })
@@ -456,7 +451,7 @@ func TestWithdraw(t *testing.T) {
 		})
 	})
 	t.Run("registry stays away", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
 			s := newShelf()
 			b := run(t, s, view(foo))
 			s.set(func() { s.err = registry.ErrAway })
