@@ -1,0 +1,166 @@
+package discovery
+
+import (
+	"cmp"
+	"context"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/registry"
+)
+
+// Registry is what is needed of a registry.
+type Registry interface {
+	registry.Subscriber
+	Status() registry.Status
+}
+
+// Named is a registry and its name in the configuration.
+type Named struct {
+	Name     string
+	Registry Registry
+}
+
+// Options of New. Only Registries is needed.
+type Options struct {
+	Registries []Named
+	Dir        string // where the last sets are kept; empty: nowhere
+	Protection Protection
+	Keep       time.Duration // how long an interface is followed after the last Want; 0: 10 min
+	MaxWanted  int           // interfaces followed on demand; 0: 4096
+	// Probe connects to an address. Held providers whose address refuses (the
+	// error wraps syscall.ECONNREFUSED) are dropped. Nil: TCP.
+	Probe func(ctx context.Context, address string) error
+	Log   *slog.Logger
+}
+
+// Status is the state of one registry.
+type Status struct {
+	Name string
+	registry.Status
+	Interfaces int // followed there
+	Protected  int // of these: providers are held that the registry does not list
+	Stale      int // of these: nothing was heard since the start, the set is from disk
+}
+
+// Source is a route.Source: what the registries say.
+type Source struct {
+	// immutable after New
+	o    Options
+	log  *slog.Logger
+	wake chan struct{} // capacity 1: look into asks
+
+	mu     sync.Mutex
+	asks   asks     // guarded by mu
+	counts []counts // guarded by mu; by registry
+}
+
+// asks is what others want since the loop looked last.
+type asks struct {
+	wanted  []string // the newest set of SetWanted
+	replace bool     // wanted is to be taken
+	demand  map[string]bool
+	refused map[refusal]bool
+}
+
+type refusal struct{ iface, address string }
+
+type counts struct{ interfaces, protected, stale int }
+
+var _ route.Source = (*Source)(nil)
+
+// New is a source that follows nothing yet.
+func New(o Options) *Source {
+	o.Keep = cmp.Or(o.Keep, 10*time.Minute)
+	o.MaxWanted = cmp.Or(o.MaxWanted, 4096)
+	if o.Probe == nil {
+		o.Probe = dial
+	}
+	s := &Source{o: o, log: o.Log, wake: make(chan struct{}, 1), counts: make([]counts, len(o.Registries))}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	return s
+}
+
+func dial(ctx context.Context, address string) error {
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// SetWanted replaces the interfaces of local subscriptions. One that is not
+// wanted any more is still followed for Options.Keep.
+func (s *Source) SetWanted(interfaces []string) {
+	s.mu.Lock()
+	s.asks.wanted, s.asks.replace = interfaces, true
+	s.mu.Unlock()
+	s.ring()
+}
+
+// Want follows an interface on demand, for Options.Keep after the last Want, if
+// not more than Options.MaxWanted are followed so already.
+func (s *Source) Want(iface string) {
+	s.mu.Lock()
+	if s.asks.demand == nil {
+		s.asks.demand = map[string]bool{}
+	}
+	if len(s.asks.demand) < s.o.MaxWanted {
+		s.asks.demand[iface] = true
+	}
+	s.mu.Unlock()
+	s.ring()
+}
+
+// mostRefusals bounds the reports of Refused that wait.
+const mostRefusals = 4096
+
+// Refused reports that calls of an interface are refused at an address: a mesh
+// endpoint answers that it has no such provider any more, say. If the provider
+// is only held, it is dropped at once.
+func (s *Source) Refused(iface, address string) {
+	s.mu.Lock()
+	if s.asks.refused == nil {
+		s.asks.refused = map[refusal]bool{}
+	}
+	if len(s.asks.refused) < mostRefusals {
+		s.asks.refused[refusal{iface, address}] = true
+	}
+	s.mu.Unlock()
+	s.ring()
+}
+
+// ring wakes the loop; one that is awake anyway needs no second ring.
+func (s *Source) ring() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (s *Source) take() asks {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	a := s.asks
+	s.asks = asks{}
+	return a
+}
+
+// Statuses tells how each registry stands, in the order of Options.Registries.
+func (s *Source) Statuses() []Status {
+	list := make([]Status, len(s.o.Registries))
+	s.mu.Lock()
+	for i, c := range s.counts {
+		list[i] = Status{Interfaces: c.interfaces, Protected: c.protected, Stale: c.stale}
+	}
+	s.mu.Unlock()
+	for i, r := range s.o.Registries {
+		list[i].Name, list[i].Status = r.Name, r.Registry.Status()
+	}
+	return list
+}
