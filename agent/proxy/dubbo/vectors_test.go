@@ -375,7 +375,6 @@ func TestVectorsTruncated(t *testing.T) {
 func TestVectorsWithAttachment(t *testing.T) {
 	var f Front
 	var a, b Attachments
-	values := []string{"", "t", "0123456789abcdef0123456789abcdef0123456789abcdef", "灰度-😀", strings.Repeat("long😀", 9000)}
 	for i, v := range vectors(t) {
 		if v.Kind != "request" || !v.readable() {
 			continue
@@ -387,7 +386,7 @@ func TestVectorsWithAttachment(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, key := range []string{"token", "group", "path", "键"} {
-			value := values[i%len(values)]
+			value := newValue(i)
 			prefix := []byte("before")
 			out, err := AppendWithAttachment(prefix, v.Frame, &a, key, value)
 			if v.Form == "ref" {
@@ -428,6 +427,15 @@ func TestVectorsWithAttachment(t *testing.T) {
 			}
 		}
 	}
+}
+
+// newValue is short, ASCII or not, or now and then of several chunks.
+func newValue(i int) string {
+	if i%50 == 0 {
+		return strings.Repeat("long😀", 9000)
+	}
+	values := []string{"", "t", "0123456789abcdef0123456789abcdef0123456789abcdef", "灰度-😀", strings.Repeat("x", 0x400)}
+	return values[i%len(values)]
 }
 
 func attachmentTexts(a *Attachments) map[string]string {
