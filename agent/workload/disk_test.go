@@ -1,6 +1,8 @@
 package workload
 
 import (
+	"context"
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -54,6 +56,9 @@ func TestRestart(t *testing.T) {
 		await(t, s, "withdrawn after three time-outs", func(v *View) bool { return !isLive(v) })
 		h.set(at, beats)
 		await(t, s, "back", isLive)
+		if leaseState(s) != LeaseUnknown {
+			t.Errorf("lease %q", leaseState(s))
+		}
 		awaitFor(t, s, time.Minute, "broken", func(*View) bool { return leaseState(s) == LeaseBroken })
 		within(t, "broken", begun, ttl)
 		stop()
@@ -193,6 +198,25 @@ func TestWithoutRun(t *testing.T) {
 	})
 }
 
+// TestCallerGivesUp: the error says that it was the disk that the call waited for.
+func TestCallerGivesUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, err := Open(Options{Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		gen, err := s.Publish(ctx, Publication{URL: providerURL(t, 1, "")})
+		if !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "disk") {
+			t.Error(err)
+		}
+		if v := s.View().Load(); len(v.Publications) != 1 || v.Generation != gen {
+			t.Errorf("%+v", v)
+		}
+	})
+}
+
 // TestSharedSave: whoever waits while a save is under way shares the next one.
 func TestSharedSave(t *testing.T) {
 	const callers = 50
@@ -210,12 +234,16 @@ func TestSharedSave(t *testing.T) {
 	}
 	await(t, s, "all asked", func(v *View) bool { return len(v.Publications) == callers })
 	_, first := s.saved.Watch()
-	go s.Run(t.Context())
+	ctx, cancel := context.WithCancel(t.Context())
+	var run sync.WaitGroup
+	run.Go(func() { s.Run(ctx) })
 	<-first
 	if got := s.saved.Load().upTo; got < callers {
 		t.Errorf("the first save has %d of %d", got, callers)
 	}
 	wg.Wait()
+	cancel()
+	run.Wait()
 }
 
 func TestOpenErrors(t *testing.T) {

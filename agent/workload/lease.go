@@ -102,6 +102,9 @@ func (s *Store) lease(workload string, ttl time.Duration, o Owner) (*lease, erro
 		l.ttl, l.owner = ttl, o
 		s.changed(false)
 	}
+	if l.state == LeaseUnknown {
+		l.deadline = time.Time{} // that of the doubt, which is over
+	}
 	return l, nil
 }
 

@@ -86,7 +86,7 @@ func TestStreamEndsButPortAnswers(t *testing.T) {
 		if log.count("lease ended") != 0 || leaseState(s) != LeaseBroken {
 			t.Error("warned before the TTL passed")
 		}
-		time.Sleep(24 * time.Hour)
+		time.Sleep(time.Hour)
 		if v := s.View().Load(); !live(v) || leaseState(s) != LeaseBroken {
 			t.Errorf("a lease withdrew what answers its probe: %+v", v)
 		} else if len(v.Subscriptions) != 0 || v.Generation != before+1 {
@@ -128,7 +128,7 @@ func TestLeaseComesBack(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.set(at, shut) // the port is closed, but the application lives
-		time.Sleep(48 * time.Hour)
+		time.Sleep(25 * time.Hour)
 		v := s.View().Load()
 		if len(v.Publications) != 1 || v.Publications[0].Live || len(v.Subscriptions) != 1 || leaseState(s) != LeaseHeld {
 			t.Errorf("%+v", v)
@@ -173,6 +173,27 @@ func TestRenewedLease(t *testing.T) {
 		begun = time.Now()
 		awaitFor(t, s, 2*forgetAfter, "forgotten", empty)
 		within(t, "forgotten", begun, ttl)
+	})
+}
+
+func TestStreamWithinTheDoubtAfterAStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir, h := t.TempDir(), newFakeHost()
+		s, stop := start(t, Options{Dir: dir, Dial: h.dial})
+		publish(t, s, Publication{URL: providerURL(t, 20880, ""), Identity: Identity{Workload: "w"}, Owner: Nobody})
+		if err := s.RenewLease("w", ttl, Nobody); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		s, _ = start(t, Options{Dir: dir, Dial: h.dial})
+		release, err := s.HoldLease("w", ttl, Nobody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		release()
+		if leaseState(s) != LeaseBroken {
+			t.Errorf("lease %q after its stream ended", leaseState(s))
+		}
 	})
 }
 

@@ -92,7 +92,7 @@ func (p *prober) wait(ctx context.Context, begun time.Time, pause time.Duration,
 // listens any more.
 func (p *prober) probe(ctx context.Context) outcome {
 	heartbeat, confirm := p.plan()
-	if p.kept != nil && p.kept.frames == heartbeat && heartbeat && !p.silent {
+	if p.kept != nil && heartbeat && p.kept.frames && !p.silent {
 		if o := p.beat(ctx); o != closed {
 			return o
 		}

@@ -117,6 +117,32 @@ func TestGenerations(t *testing.T) {
 	}
 }
 
+func TestMovesToAnotherAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newFakeHost()
+		h.set(at, beats)
+		s, _ := start(t, Options{Dial: h.dial})
+		u := providerURL(t, 20880, "")
+		publish(t, s, Publication{URL: u})
+		await(t, s, "live", live)
+		u.Host = "127.0.0.2"
+		publish(t, s, Publication{URL: u})
+		v := await(t, s, "not at the new address", because(ReasonPortClosed))
+		if got := v.Publications[0].Address; got != "127.0.0.2:20880" {
+			t.Errorf("address %s", got)
+		}
+		h.set("127.0.0.2:20880", beats)
+		await(t, s, "live there", live)
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		for _, a := range h.conns {
+			if a == at {
+				t.Error("still connected to the old address")
+			}
+		}
+	})
+}
+
 func TestMatch(t *testing.T) {
 	g1, none := "g1", ""
 	zero := "0.0.0"
@@ -237,6 +263,16 @@ func TestOwners(t *testing.T) {
 	}
 	if removed, err := s.Unsubscribe(t.Context(), Match{Workload: "w1"}, bob); !errors.Is(err, ErrForbidden) || len(removed) != 0 {
 		t.Errorf("another user unsubscribes: %v, %v", removed, err)
+	}
+	shared := Subscription{Service: registry.Service{Interface: "com.a.Bar"}, Owner: alice}
+	for _, o := range []Owner{alice, bob} { // the same application without a name, run by two users
+		shared.Owner = o
+		if _, err := s.Subscribe(t.Context(), shared); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got, err := s.Subscription(subscriptionID(Subscription{Workload: "anon/-", Service: shared.Service})); err != nil || got.Owner != alice {
+		t.Errorf("%+v, %v", got, err)
 	}
 	sub.Owner = bob
 	if _, err := s.Subscribe(t.Context(), sub); !errors.Is(err, ErrForbidden) {
