@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"time"
+)
+
+// application is a running demo/app.
+type application struct {
+	*child
+	http string // its remote control
+	port int
+}
+
+// startApplication starts demo/app in a role and waits until it says that it is
+// ready.
+func (d *demo) startApplication(ctx context.Context, bin, role string, args ...string) (*application, error) {
+	name := fmt.Sprintf("%s-%d", role, len(d.family.all()))
+	args = append([]string{role, "--cache", filepath.Join(d.dir, "cache-"+role), "--interface", service}, args...)
+	c, err := d.family.start(name, d.dir, filepath.Join(bin, "app"), args...)
+	if err != nil {
+		return nil, err
+	}
+	lines := make(chan string, 1)
+	go func() {
+		line, _ := bufio.NewReader(c.out).ReadString('\n')
+		lines <- line
+	}()
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	select {
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the %s did not become ready: %w", role, context.Cause(ctx))
+	case line := <-lines:
+		var ready struct{ Ready, HTTP string }
+		if err := json.Unmarshal([]byte(line), &ready); err != nil || ready.Ready != role {
+			<-c.ended // it closed its output, or it is not ours
+			return nil, fmt.Errorf("the %s ended before it was ready: %w", role, c.result())
+		}
+		return &application{child: c, http: ready.HTTP}, nil
+	}
+}
+
+// line is one line of the ledger of demo/app.
+type line struct {
+	OK            bool
+	MS            float64
+	Answer, Error string
+}
+
+// call makes n calls and gives the answers.
+func (a *application) call(ctx context.Context, n int) ([]line, error) {
+	resp, err := fetch(ctx, a.http, fmt.Sprintf("/call?n=%d", n))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", a.name, err)
+	}
+	defer resp.Body.Close()
+	lines := make([]line, n)
+	d := json.NewDecoder(resp.Body)
+	for i := range lines {
+		if err := d.Decode(&lines[i]); err != nil {
+			return nil, fmt.Errorf("%s: answer %d of %d: %w", a.name, i+1, n, err)
+		}
+	}
+	return lines, nil
+}
+
+// callWhenReady makes n calls once a first one has been answered. An unmodified
+// dubbo-go consumer has no provider yet just after its start: its ZooKeeper
+// registry loads them in the background. The first answered call is one of the n.
+func (a *application) callWhenReady(ctx context.Context, n int) ([]line, error) {
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	for {
+		first, err := a.call(ctx, 1)
+		if err != nil {
+			return nil, err
+		}
+		if first[0].OK {
+			rest, err := a.call(ctx, n-1)
+			return append(first, rest...), err
+		}
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%s found no provider: %s", a.name, first[0].Error)
+		}
+	}
+}

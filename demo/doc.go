@@ -1,0 +1,12 @@
+// Demo shows one call through the mesh, step by step, and proves each step:
+//
+//	go run ./demo                                   an embedded registry, a directory
+//	go run ./demo --registry zookeeper://h:2181     a real one
+//	go run ./demo --keep                            keep running, and say what to try
+//
+// It builds the agent and the demo application, starts two agents on two
+// loopback addresses as two hosts, a provider behind the first and a consumer
+// behind the second, and compares what the registry holds and what agents and
+// provider counted with what it told. Anything that is not as told ends it with
+// exit code 1 and the reason. Every process that it starts ends with it.
+package main
