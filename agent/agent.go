@@ -1,0 +1,381 @@
+// Package agent puts the parts together: it builds them from a configuration,
+// runs them, and stops them in the order that loses no call.
+//
+// Invariants:
+//   - Listeners are open before any registry is asked for anything. A registry
+//     that is away delays nothing else.
+//   - Data flows one way: api → workload → reconcile → registry for what is
+//     published, registry → discovery → route → proxy for what is called. What
+//     local applications asked for reaches route through Agent.project only.
+//   - No part knows how another is started; each long-lived one has Run(ctx).
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshferry/meshferry/agent/api"
+	"github.com/meshferry/meshferry/agent/config"
+	"github.com/meshferry/meshferry/agent/discovery"
+	"github.com/meshferry/meshferry/agent/proxy"
+	"github.com/meshferry/meshferry/agent/reconcile"
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/agent/workload"
+	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/rewrite"
+)
+
+// Agent is one agent, built and not yet running.
+type Agent struct {
+	// immutable after New
+	cfg       config.Config
+	log       *slog.Logger
+	lock      *os.File
+	listeners listeners
+	inbound   int // port
+	workloads *workload.Store
+	backends  []backend
+	discovery *discovery.Source
+	router    *route.Router
+	proxy     *proxy.Proxy
+	api       *api.Server
+
+	stopping atomic.Bool
+}
+
+// backend is one registry with the loop that keeps it.
+type backend struct {
+	name     string
+	registry ended
+	loop     *reconcile.Loop
+}
+
+type listeners struct {
+	outbound, inbound, control, socket, mosn net.Listener
+}
+
+func (l listeners) all() (list []net.Listener) {
+	for _, one := range []net.Listener{l.outbound, l.inbound, l.control, l.socket, l.mosn} {
+		if one != nil {
+			list = append(list, one)
+		}
+	}
+	return list
+}
+
+// New opens the state directory and the listeners and builds the parts. It asks
+// no registry. On an error nothing stays open. version is shown in status.
+func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err error) {
+	a := &Agent{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if a.lock, err = lockDir(cfg.StateDir); err != nil {
+		return nil, err
+	}
+	if err := a.listen(); err != nil {
+		return nil, err
+	}
+	inbound, err := netip.ParseAddrPort(a.listeners.inbound.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	a.inbound = int(inbound.Port())
+	outbound, err := netip.ParseAddrPort(a.listeners.outbound.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	a.workloads, err = workload.Open(workload.Options{
+		Dir:      cfg.StateDir,
+		Probe:    workload.ProbeSettings{Interval: cfg.Probe.Interval, Timeout: cfg.Probe.Timeout, Fall: cfg.Probe.Fall, Rise: cfg.Probe.Rise},
+		Limits:   workload.Limits{Workloads: cfg.Limits.Workloads, Publications: cfg.Limits.Publications, Subscriptions: cfg.Limits.Subscriptions},
+		OwnPorts: a.ownPorts(),
+		Log:      log.With("part", "workload"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := a.openRegistries(); err != nil {
+		return nil, err
+	}
+	a.router = route.New(route.Options{
+		Sources: []route.Source{a.discovery},
+		Policy:  cfg.LoadBalance,
+		Log:     log.With("part", "route"),
+	})
+	a.proxy, err = proxy.New(proxy.Options{
+		Router:        a.router,
+		Outbound:      []net.Listener{a.listeners.outbound},
+		Inbound:       []net.Listener{a.listeners.inbound},
+		Host:          cfg.Address,
+		Readonly:      a.workloads.Readonly,
+		MaxBody:       cfg.Limits.Frame,
+		MaxDownstream: cfg.Limits.Connections,
+		Log:           log.With("part", "proxy"),
+	})
+	if err != nil {
+		return nil, err
+	}
+	boot := rand.Text()
+	o := api.Options{
+		Agent:     boot,
+		Version:   version,
+		Address:   net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound)),
+		Listeners: []net.Listener{a.listeners.control},
+		Workloads: a.workloads,
+		Routes:    a.router,
+		Outbound:  outbound,
+		Draining:  a.stopping.Load,
+		Limits: api.Limits{Working: cfg.Limits.Requests, Held: cfg.Limits.HeldRequests,
+			Rate: float64(cfg.Limits.RequestRate), Burst: cfg.Limits.RequestBurst},
+		Log: log.With("part", "api"),
+	}
+	if a.listeners.socket != nil {
+		o.Listeners = append(o.Listeners, a.listeners.socket)
+	}
+	if a.listeners.mosn != nil {
+		o.Mosn = &api.Mosn{Listeners: []net.Listener{a.listeners.mosn}, ProviderPort: cfg.Compat.Mosn.ProviderPort, Registry: cfg.Compat.Mosn.Registry}
+	}
+	for _, b := range a.backends {
+		o.Registries = append(o.Registries, api.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
+	}
+	if a.api, err = api.New(o); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+func (a *Agent) listen() (err error) {
+	l := &a.listeners
+	if l.outbound, err = listen("outbound", a.cfg.Listeners.Outbound); err != nil {
+		return err
+	}
+	if l.inbound, err = listen("inbound", a.cfg.Listeners.Inbound); err != nil {
+		return err
+	}
+	if l.control, err = listen("control", a.cfg.Listeners.Control); err != nil {
+		return err
+	}
+	if path := a.cfg.Listeners.ControlSocket; path != "" {
+		if l.socket, err = listenUnix(path); err != nil {
+			return err
+		}
+	}
+	if address := a.cfg.Compat.Mosn.Listen; address != "" {
+		if l.mosn, err = listen("compat.mosn.listen", address); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// ownPorts are the ports of this agent's listeners: nobody may publish them, or a
+// call would go round in circles.
+func (a *Agent) ownPorts() (ports []int) {
+	for _, l := range a.listeners.all() {
+		if t, ok := l.Addr().(*net.TCPAddr); ok {
+			ports = append(ports, t.Port)
+		}
+	}
+	return ports
+}
+
+func (a *Agent) openRegistries() error {
+	var named []discovery.Named
+	for _, r := range a.cfg.Registries {
+		address := a.cfg.AddressFor(r.Name)
+		hostID := rewrite.HostID(machineID(), net.JoinHostPort(address, fmt.Sprint(a.inbound)))
+		log := a.log.With("registry", r.Name)
+		backend, err := a.open(r, hostID, log)
+		if err != nil {
+			return fmt.Errorf("registry %s: %w", r.Name, err)
+		}
+		named = append(named, discovery.Named{Name: r.Name, Registry: backend})
+		a.backends = append(a.backends, newBackend(r.Name, backend, reconcile.New(reconcile.Options{
+			Name:      r.Name,
+			Registry:  backend,
+			Workloads: a.workloads.View(),
+			Address:   rewrite.Address{Host: address, Port: a.inbound, Caps: "1"},
+			HostID:    hostID,
+			Mode:      func(s registry.Service) reconcile.Mode { return reconcile.Mode(a.cfg.PublishMode(s)) },
+			Models:    a.cfg.Publish.Models,
+			Log:       log.With("part", "reconcile"),
+		})))
+	}
+	a.discovery = discovery.New(discovery.Options{
+		Registries: named,
+		Dir:        a.cfg.StateDir,
+		Protection: discovery.Protection{EmptyHold: a.cfg.Protection.EmptyHold, ShrinkHold: a.cfg.Protection.ShrinkHold, Disabled: !a.cfg.Protection.Enabled},
+		Log:        a.log.With("part", "discovery"),
+	})
+	return nil
+}
+
+// machineID is the host's own id, or its name where it has none.
+func machineID() string {
+	if id, err := os.ReadFile("/etc/machine-id"); err == nil && len(strings.TrimSpace(string(id))) > 0 {
+		return strings.TrimSpace(string(id))
+	}
+	name, _ := os.Hostname()
+	return name
+}
+
+// Run works until ctx ends and then stops in order (DESIGN §8): not ready,
+// withdraw, wait until consumers have noticed, READONLY and drain on the inbound
+// side, close. It returns nil after an orderly stop.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.close()
+	for _, w := range a.cfg.Warnings {
+		a.log.Warn(w)
+	}
+	a.log.Info("agent runs", "address", net.JoinHostPort(a.cfg.Address, fmt.Sprint(a.inbound)), "outbound", a.listeners.outbound.Addr().String(),
+		"inbound", a.listeners.inbound.Addr().String(), "control", a.listeners.control.Addr().String(), "socket", a.cfg.Listeners.ControlSocket, "state", a.cfg.StateDir)
+
+	// Parts end in three steps, the ones that others need last.
+	first, stopFirst := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopFirst()
+	g, failed := errgroup.WithContext(first)
+	run := func(what string, part func(context.Context) error) {
+		g.Go(func() error {
+			if err := part(failed); err != nil {
+				return fmt.Errorf("%s: %w", what, err)
+			}
+			return nil
+		})
+	}
+	run("workloads", a.workloads.Run)
+	run("routes", a.router.Run)
+	run("projection", a.project)
+	run("proxy", a.proxy.Run)
+	run("control API", a.api.Run)
+	for _, b := range a.backends {
+		run("registry "+b.name, b.registry.Run)
+		run("reconcile "+b.name, b.loop.Run)
+	}
+	select {
+	case <-failed.Done():
+	case <-ctx.Done():
+		a.stop()
+	}
+	stopFirst()
+	err := g.Wait()
+	for _, b := range a.backends {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		if err := b.registry.End(ctx); err != nil {
+			a.log.Warn("registry session could not be ended; it expires by itself", "registry", b.name, "error", err)
+		}
+		cancel()
+	}
+	if err == nil {
+		a.log.Info("agent stopped")
+	}
+	return err
+}
+
+// How long a stop waits for registries.
+const (
+	withdrawTimeout = 5 * time.Second
+	endTimeout      = 2 * time.Second
+)
+
+// stop brings the inbound side to an end while everything still works.
+func (a *Agent) stop() {
+	a.stopping.Store(true)
+	a.log.Info("agent stops: withdrawing")
+	published := false
+	for _, p := range a.workloads.View().Load().Publications {
+		published = published || p.Live
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
+	var g errgroup.Group
+	for _, b := range a.backends {
+		g.Go(func() error {
+			if err := b.loop.Withdraw(ctx); err != nil {
+				a.log.Warn("registry still lists this host's providers; they go with the session", "registry", b.name, "error", err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	cancel()
+	if published {
+		time.Sleep(a.cfg.Stop.NotifyWait)
+	}
+	ctx, cancel = context.WithTimeout(context.Background(), a.cfg.Stop.Drain)
+	defer cancel()
+	if err := a.proxy.Drain(ctx); err != nil {
+		a.log.Warn("calls are cut", "error", err)
+	}
+}
+
+// project gives what local applications asked for to the data plane: publications
+// are what the inbound side may dial, subscriptions are what is looked for.
+func (a *Agent) project(ctx context.Context) error {
+	for {
+		view, changed := a.workloads.View().Watch()
+		var locals []route.Local
+		for _, p := range view.Publications {
+			if local, ok := localOf(p, a.cfg.Address); ok {
+				locals = append(locals, local)
+			}
+		}
+		callers := make([]route.Caller, 0, len(view.Subscriptions))
+		wanted := make([]string, 0, len(view.Subscriptions))
+		for _, s := range view.Subscriptions {
+			callers = append(callers, route.Caller{Application: s.URL.Param("application"), Service: s.Service, Protocol: s.Protocol, URL: s.URL, PID: max(s.Owner.PID, 0)})
+			wanted = append(wanted, s.Service.Interface)
+		}
+		a.router.SetLocal(locals)
+		a.router.SetCallers(callers)
+		a.discovery.SetWanted(wanted)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// localOf is a publication as the inbound side sees it. One that said READONLY is
+// withdrawn from registries, but calls that still come go to it (CONTRACT §7).
+func localOf(p workload.Publication, host string) (route.Local, bool) {
+	if !p.Live && p.Reason != workload.ReasonReadonly || p.Address == "" {
+		return route.Local{}, false
+	}
+	u := rewrite.Canonical(p.URL, host)
+	return route.Local{
+		Address: p.Address, Application: u.Param("application"), Workload: p.Workload, Protocol: p.Protocol,
+		Service: p.Service, Path: p.Path, URL: u, Readonly: !p.Live,
+	}, true
+}
+
+// close releases what New opened and no part has closed.
+func (a *Agent) close() {
+	for _, l := range a.listeners.all() {
+		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			a.log.Debug("close listener", "error", err)
+		}
+	}
+	if a.lock != nil {
+		a.lock.Close()
+	}
+}
+
+// sessionFile is where the session of a registry is kept.
+func (a *Agent) sessionFile(name string) string {
+	return filepath.Join(a.cfg.StateDir, "session-"+name+".state")
+}
