@@ -1,0 +1,153 @@
+package config
+
+import (
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// Config is everything that can be set.
+type Config struct {
+	// Address is the host that others dial; Addresses are exceptions by registry
+	// name.
+	Address    string
+	Addresses  map[string]string
+	Listeners  Listeners
+	MeshPorts  []int // inbound ports of agents; an endpoint there is a mesh endpoint
+	StateDir   string
+	Registries []Registry
+	Services   []Service // the first that matches and says something decides
+	Publish    Publish
+	Protection Protection
+	Stop       Stop
+	Probe      Probe
+	Limits     Limits
+	Compat     Compat
+	Log        Log
+
+	File     string   // that was read; empty: none
+	Warnings []string // to be logged once at the start
+}
+
+// Listeners are addresses, host:port. ControlSocket is a path; empty: none.
+type Listeners struct {
+	Outbound, Inbound, Control string
+	ControlSocket              string
+}
+
+// Service has settings for the services that Match names: "com.a.Foo",
+// "com.a.*", or a whole service key "g1/com.a.Foo:1.0.0"; '*' is any text.
+type Service struct {
+	Match       string
+	Publish     string // "mesh", "direct", "both", "off"; empty: not said here
+	LoadBalance string // "random", "roundrobin", "leastactive"; empty: not said here
+}
+
+// Publish says at which levels of a registry providers are written.
+type Publish struct{ Models []registry.Model }
+
+// Protection holds a set of providers that became empty or lost more than half.
+type Protection struct {
+	Enabled               bool
+	EmptyHold, ShrinkHold time.Duration // how long at most
+}
+
+// Stop bounds the steps of an orderly end.
+type Stop struct {
+	NotifyWait time.Duration // for consumers to notice that providers went
+	Drain      time.Duration // for calls in flight
+}
+
+// Probe says how local providers are watched (CONTRACT §2).
+type Probe struct {
+	Interval, Timeout time.Duration
+	Fall, Rise        int
+}
+
+// Limits bound what clients can use up; 0: the default of the part that has the
+// limit.
+type Limits struct {
+	Workloads, Publications, Subscriptions int
+	Requests, HeldRequests                 int // of the control API at the same time
+	RequestRate, RequestBurst              int // of the control API, a second and user
+	Frame                                  int // bytes of a frame's body
+	Connections                            int // on each of the outbound and inbound listeners
+}
+
+// Compat are interfaces of other systems.
+type Compat struct{ Mosn Mosn }
+
+// Mosn are the calls of MOSN's dubbod; they are off while Listen is empty.
+type Mosn struct {
+	Listen       string // host:port
+	ProviderPort int    // of the local provider; MOSN's requests do not say it
+	Registry     string // name; empty: all
+}
+
+// Log says what is logged and how.
+type Log struct {
+	Level  slog.Level
+	Format string // "text" or "json"
+}
+
+// Secret is a password. It prints as "***".
+type Secret string
+
+// String does not tell.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return "***"
+}
+
+// GoString does not tell either.
+func (s Secret) GoString() string { return s.String() }
+
+// MarshalText does not tell either.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// LogValue does not tell either.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// Redacted is a copy without passwords, safe to be shown.
+func (c Config) Redacted() Config {
+	c.Registries = slices.Clone(c.Registries)
+	for i := range c.Registries {
+		c.Registries[i].Password = Secret(c.Registries[i].Password.String())
+	}
+	c.Addresses = maps.Clone(c.Addresses)
+	return c
+}
+
+// AddressFor is the host that users of a registry dial.
+func (c Config) AddressFor(registry string) string {
+	if a := c.Addresses[registry]; a != "" {
+		return a
+	}
+	return c.Address
+}
+
+// PublishMode is how a service is published: "mesh" unless Services say
+// otherwise.
+func (c Config) PublishMode(s registry.Service) string {
+	for _, rule := range c.Services {
+		if rule.Publish != "" && rule.matches(s) {
+			return rule.Publish
+		}
+	}
+	return "mesh"
+}
+
+// LoadBalance is the load balancing that Services name, or the empty string.
+func (c Config) LoadBalance(s registry.Service) string {
+	for _, rule := range c.Services {
+		if rule.LoadBalance != "" && rule.matches(s) {
+			return rule.LoadBalance
+		}
+	}
+	return ""
+}

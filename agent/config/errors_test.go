@@ -1,0 +1,122 @@
+package config
+
+import (
+	"strings"
+	"testing"
+)
+
+func TestErrors(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		file  string
+		env   []string
+		flags map[string][]string
+		want  []string // lines of the error, each the whole line or "…" and its end
+	}{
+		{name: "unknown key", file: "\nprobe:\n  intervall: 1s\n", want: []string{`m.yaml:3: unknown key "probe.intervall" (did you mean "interval"?)`}},
+		{name: "unknown key at the top", file: "registrys: []", want: []string{`m.yaml:1: unknown key "registrys" (did you mean "registries"?)`}},
+		{name: "key of another level", file: "emptyHold: 1s", want: []string{`m.yaml:1: unknown key "emptyHold" (did you mean "protection.emptyHold"?)`}},
+		{name: "like nothing", file: "stop: {zzzzzzzz: 1}", want: []string{`m.yaml:1: unknown key "stop.zzzzzzzz" (known here: drain, notifyWait)`}},
+		{name: "not yet", file: "inbound: {extra: []}", want: []string{"m.yaml:1: inbound: this version does not have it yet"}},
+		{name: "registry key not yet", file: "registries: [{url: '" + zk + "', namespace: x}]", want: []string{"m.yaml:1: registries.namespace: this version does not have it yet"}},
+		{name: "several at once", file: "probe: {fall: x}\nlog: {level: inf}\nstop: {drain: 5}", want: []string{
+			`m.yaml:1: probe.fall: want a number in 1..1000, not "x"`,
+			`m.yaml:2: log.level: want debug, info, warn, error, not "inf" (did you mean "info"?)`,
+			`m.yaml:3: stop.drain: want a duration with a unit, like 300ms, 15s or 2m, not "5"`,
+		}},
+		{name: "twice", file: "stateDir: /a\nstateDir: /b", want: []string{"m.yaml:2: stateDir is there twice"}},
+		{name: "no YAML", file: "a: b: c", want: []string{"m.yaml:1: no YAML: mapping values are not allowed in this context"}},
+		{name: "no YAML later", file: "stop:\n  drain: 1s\n bad: [", want: []string{"…"}},
+		{name: "two documents", file: "{}\n---\n{}", want: []string{"m.yaml: want one document, there are more (a line of ---)"}},
+		{name: "a list", file: "[]", want: []string{"m.yaml:1: the file: want keys and values, not a list"}},
+		{name: "value for keys", file: "probe: 3", want: []string{`m.yaml:1: probe: want keys and values, not "3"`}},
+		{name: "keys for value", file: "address: {a: b}", want: []string{"m.yaml:1: address: want a value, not keys and values"}},
+		{name: "list for value", file: "address: [a, b]", want: []string{"m.yaml:1: address: want one value, not 2"}},
+		{name: "value for list", file: "registries: x", want: []string{`m.yaml:1: registries: want a list, not "x"`}},
+		{name: "odd key", file: "? [a]\n: b", want: []string{"m.yaml:1: the file: want a name as key, not a list"}},
+		{name: "too long", file: strings.Repeat("#", maxFile+1), want: []string{"m.yaml: longer than 1048576 bytes"}},
+		{name: "negative", file: "stop: {drain: -1s}", want: []string{"m.yaml:1: stop.drain: want 0s to 24h, not -1s"}},
+		{name: "port", file: "meshPorts: [0]", want: []string{`m.yaml:1: meshPorts: want a number in 1..65535, not "0"`}},
+		{name: "model", file: "publish: {models: [interfaces]}", want: []string{`m.yaml:1: publish.models: want interface, application, not "interfaces" (did you mean "interface"?)`}},
+		{name: "boolean", file: "protection: {enabled: yes}", want: []string{`m.yaml:1: protection.enabled: want true or false, not "yes"`}},
+		{name: "address with port", file: "address: 192.0.2.1:20882", want: []string{`m.yaml:1: address: want a host without a port, not "192.0.2.1:20882": the port is that of the inbound listener`}},
+		{name: "any address", file: "address: 0.0.0.0", want: []string{"m.yaml:1: address: 0.0.0.0 is no address that others can dial"}},
+		{name: "listener", flags: map[string][]string{"outbound": {"20881"}}, want: []string{`--outbound: want host:port, not "20881"`}},
+		{name: "listener port", flags: map[string][]string{"inbound": {"0.0.0.0:99999"}}, want: []string{`--inbound: port: want a number in 0..65535, not "99999"`}},
+		{name: "listener host", flags: map[string][]string{"inbound": {"example.com:1"}}, want: []string{`--inbound: want an IP address before the port, not "example.com"`}},
+		{name: "same listeners", flags: map[string][]string{"control": {"127.0.0.1:20881"}}, want: []string{"--control: listeners.outbound and listeners.control have the same address 127.0.0.1:20881"}},
+		{name: "same listeners by the first", flags: map[string][]string{"outbound": {"127.0.0.1:20883"}}, want: []string{"--outbound: listeners.outbound and listeners.control have the same address 127.0.0.1:20883"}},
+		{name: "unknown variable", env: []string{"MESHFERRY_OUTBOND=x"}, want: []string{`MESHFERRY_OUTBOND: unknown variable (did you mean "MESHFERRY_OUTBOUND"?)`}},
+		{name: "variable like nothing", env: []string{"MESHFERRY_ZZZZZZZZZZ=x"}, want: []string{"MESHFERRY_ZZZZZZZZZZ: unknown variable (known are those that 'meshferry run --help' lists)"}},
+		{name: "bad variable", env: []string{"MESHFERRY_LIMITS_HELD_REQUESTS=x"}, want: []string{`MESHFERRY_LIMITS_HELD_REQUESTS: want a number in 1..1000000, not "x"`}},
+		{name: "unknown flag", flags: map[string][]string{"stat-dir": {"x"}}, want: []string{"--stat-dir: unknown flag (did you mean --state-dir?)"}},
+		{name: "nacos", flags: map[string][]string{"registry": {"nacos://h:8848"}}, want: []string{"--registry: registry main: this version has no Nacos backend yet: use zookeeper://… or local:///…"}},
+		{name: "scheme", flags: map[string][]string{"registry": {"zookeper://h:2181"}}, want: []string{`--registry: registry main: no backend for "zookeper" (did you mean "zookeeper"?)`}},
+		{name: "no scheme", flags: map[string][]string{"registry": {"h:2181"}}, want: []string{`--registry: registry main: want an address like zookeeper://host:2181 or local:///directory, not "h:2181"`}},
+		{name: "no scheme with password", flags: map[string][]string{"registry": {"u:secret@h:2181"}}, want: []string{`--registry: registry main: want an address like zookeeper://host:2181 or local:///directory, not "…@h:2181"`}},
+		{name: "bad name", flags: map[string][]string{"registry": {"a b=zookeeper://h"}}, want: []string{`--registry: registry name: want a name of 1 to 64 letters, digits, '-', '_' or '.', not "a b"`}},
+		{name: "relative directory", flags: map[string][]string{"registry": {"local://x"}}, want: []string{`--registry: registry main: bad registry address "local://x": want local:///absolute/directory`}},
+		{name: "local with password", flags: map[string][]string{"registry": {"local://u:p@/x"}}, want: []string{"--registry: registry main: a local registry is a directory: it has no user, password, root, group or session"}},
+		{name: "two without name", flags: map[string][]string{"registry": {zk, zk}}, want: []string{"--registry: a second registry without a name: write name=URL"}},
+		{name: "same name", flags: map[string][]string{"registry": {"a=" + zk, "a=" + zk}}, want: []string{"--registry: registry a is there twice"}},
+		{name: "same variable", flags: map[string][]string{"registry": {"a-b=" + zk, "a_b=" + zk}}, want: []string{"--registry: the name a_b is too like another: both have the variable MESHFERRY_REGISTRY_A_B_PASSWORD"}},
+		{name: "no URL", file: "registries:\n- name: x", want: []string{"m.yaml:2: registries: an entry without url"}},
+		{name: "line of the URL", file: "registries:\n- name: x\n  url: nacos://h", want: []string{"m.yaml:3: registry x: this version has no Nacos backend yet: use zookeeper://… or local:///…"}},
+		{name: "two users", file: "registries: [{url: 'zookeeper://u:p@h', username: v}]", want: []string{`m.yaml:1: registry main: the user is "u" in the address and "v" beside it`}},
+		{name: "user without password", file: "registries: [{url: zookeeper://h, username: v}]", want: []string{"registry main: a user without a password: set passwordFile or MESHFERRY_REGISTRY_MAIN_PASSWORD"}},
+		{name: "password without user", file: "registries: [{url: zookeeper://h, passwordFile: /p}]", want: []string{"registry main: a passwordFile without a username"}},
+		{name: "password variable without user", flags: map[string][]string{"registry": {zk}}, env: []string{"MESHFERRY_REGISTRY_MAIN_PASSWORD=x"}, want: []string{"MESHFERRY_REGISTRY_MAIN_PASSWORD: registry main has no user: set its username"}},
+		{name: "password of nobody", flags: map[string][]string{"registry": {zk}}, env: []string{"MESHFERRY_REGISTRY_MAI_PASSWORD=x"}, want: []string{`MESHFERRY_REGISTRY_MAI_PASSWORD: there is no registry of that name (did you mean "MESHFERRY_REGISTRY_MAIN_PASSWORD"?)`}},
+		{name: "session", file: "registries: [{url: zookeeper://h, sessionTimeout: 15}]", want: []string{`m.yaml:1: registries.sessionTimeout: want a duration with a unit, like 300ms, 15s or 2m, not "15"`}},
+		{name: "address of nobody", file: "registries: [{url: zookeeper://h}]\naddresses:\n  mian: 192.0.2.1", want: []string{`m.yaml:3: addresses.mian: there is no registry of that name (did you mean "main"?)`}},
+		{name: "mosn without port", file: "compat: {mosn: {listen: '127.0.0.1:22222'}}", want: []string{"m.yaml:1: compat.mosn.listen needs compat.mosn.providerPort: MOSN's requests do not say it"}},
+		{name: "mosn with unknown registry", file: "compat: {mosn: {registry: x}}", want: []string{`m.yaml:1: compat.mosn.registry: there is no registry "x"`}},
+		{name: "service without match", file: "services:\n- publish: off", want: []string{`m.yaml:2: services: an entry without match (which services it is for, like "com.a.*")`}},
+		{name: "service mode", file: "services: [{match: a, publish: on}]", want: []string{`m.yaml:1: services.publish: want mesh, direct, both, off, not "on"`}},
+		{name: "service key", file: "services: [{match: a, routing: {loadbalanc: x}}]", want: []string{`m.yaml:1: unknown key "services.routing.loadbalanc" (did you mean "loadbalance"?)`}},
+		{name: "merge key", file: "a: &a {drain: 1s}\nstop: {<<: *a}", want: []string{`m.yaml:1: unknown key "a" …`, `m.yaml:2: unknown key "stop.<<" …`}},
+		{name: "alias to itself", file: "stop: &a {drain: *a}", want: []string{"…"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got, err := load(t, c.file, c.env, c.flags)
+			if err == nil {
+				t.Fatalf("no error: %+v", got)
+			}
+			if strings.Contains(err.Error(), "secret") {
+				t.Errorf("the password is shown: %v", err)
+			}
+			lines := strings.Split(err.Error(), "\n")
+			ok := len(lines) == len(c.want)
+			for i := range min(len(lines), len(c.want)) {
+				begin, _, cut := strings.Cut(c.want[i], "…")
+				if c.want[i] != lines[i] && !(cut && strings.HasPrefix(lines[i], strings.TrimSpace(begin))) {
+					ok = false
+				}
+			}
+			if !ok {
+				t.Errorf("got\n%v\nwant\n%s", err, strings.Join(c.want, "\n"))
+			}
+		})
+	}
+}
+
+// FuzzLoad: whatever is in the file, it is an error that names the file, or a
+// consistent Config.
+func FuzzLoad(f *testing.F) {
+	for _, text := range []string{"", "{}", "probe: {interval: 1s}", "registries: [{url: zookeeper://u:p@h/x, root: y}]", "a: &a [*a]", "services: [{match: '*'}]", "---\n...", "? a\n: b", "!!binary x", "stop: ~", "addresses: {a: b}"} {
+		f.Add(text, "zookeeper://h", "MESHFERRY_OUTBOUND=127.0.0.1:1")
+	}
+	f.Add("", "a=local:///x", "MESHFERRY_REGISTRY_A_PASSWORD=x")
+	f.Fuzz(func(t *testing.T, text, address, variable string) {
+		c, err := Load(Input{File: "m.yaml", Text: []byte(text), Env: []string{variable}, Flags: map[string][]string{"registry": {address}}})
+		if err != nil {
+			return
+		}
+		if c.StateDir == "" || c.Listeners.Outbound == "" || len(c.Registries) != 1 {
+			t.Fatalf("%+v", c)
+		}
+		if r := c.Registries[0]; strings.Contains(authority(strings.TrimPrefix(r.URL, r.Backend+"://")), "@") {
+			t.Fatalf("a user in %q", r.URL)
+		}
+	})
+}
