@@ -142,6 +142,7 @@ func TestAwait(t *testing.T) {
 			t.Errorf("the third of two places waited %v", time.Since(began))
 		}
 		time.Sleep(awaitMost)
+		synctest.Wait()
 
 		short, cancel := context.WithTimeout(ctx, 10*time.Millisecond)
 		defer cancel()
