@@ -1,0 +1,89 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+func newExplain() *cobra.Command {
+	var c client
+	var f format
+	var inbound bool
+	var method, application string
+	var attachments []string
+	cmd := &cobra.Command{
+		Use:   "explain SERVICE",
+		Short: "Tell where a call would go, and why",
+		Long: `Tell where a call would go now and why: the group and version that are found, the
+load balancing, the time-out, and of every provider whether it is used, and why
+not. SERVICE is [group/]interface[:version]. No call is made.`,
+		Example: `  meshferry explain com.example.GreetService --method sayHello
+  meshferry explain com.example.GreetService --attachment group=g1 --attachment dubbo.tag=gray -o json`,
+		Args: oneService,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			q := routeQuery(args[0], inbound)
+			for name, value := range map[string]string{"method": method, "application": application} {
+				if value != "" {
+					q.Set(name, value)
+				}
+			}
+			for _, a := range attachments {
+				if k, _, ok := strings.Cut(a, "="); !ok || k == "" {
+					return usageError{fmt.Errorf("--attachment wants key=value, not %q", a)}
+				}
+				q.Add("attachment", a)
+			}
+			var e explanation
+			if printed, err := c.get(cmd, f, "/v1/explain", q, &e); printed || err != nil {
+				return err
+			}
+			p := &printer{w: cmd.OutOrStdout()}
+			e.print(p)
+			return p.err
+		},
+	}
+	c.flags(cmd)
+	f.flag(cmd)
+	cmd.Flags().StringVar(&method, "method", "", "method that is called")
+	cmd.Flags().StringVar(&application, "application", "", "application that calls")
+	cmd.Flags().StringArrayVar(&attachments, "attachment", nil, "attachment key=value, repeatable")
+	cmd.Flags().BoolVar(&inbound, "inbound", false, "a call from outside to a local provider")
+	return cmd
+}
+
+// explanation is what is shown of GET /v1/explain.
+type explanation struct {
+	Direction, Service, Method, State, Reason, Policy, PolicyWhy, Timeout, TimeoutWhy string
+
+	Routed, Dedicated bool
+	Groups            []string
+	Candidates        []candidate
+}
+
+func (e explanation) print(p *printer) {
+	routed := "yes"
+	if !e.Routed {
+		routed = "no: a call would fail now"
+	}
+	dedicated := ""
+	if e.Dedicated {
+		dedicated = "one for each caller, because of callbacks"
+	}
+	groups := ""
+	if len(e.Groups) > 0 {
+		groups = fmt.Sprintf("%q", e.Groups)
+	}
+	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason,
+		"groups", groups, "load balancing", because(e.Policy, e.PolicyWhy), "time-out", because(e.Timeout, e.TimeoutWhy), "connections", dedicated)
+	p.line("")
+	candidates(p, e.Candidates)
+}
+
+func because(what, why string) string {
+	if why == "" {
+		return what
+	}
+	return strings.TrimSpace(what + " (" + why + ")")
+}

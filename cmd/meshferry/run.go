@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshferry/meshferry/agent"
+	"github.com/meshferry/meshferry/agent/config"
+)
+
+func newRun() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "run",
+		Short: "Run the agent",
+		Long: `Run the agent in the foreground, until SIGTERM or SIGINT. It then withdraws what
+it has published, lets calls in flight finish, and ends. A second signal ends it
+at once.
+
+Settings come from the flags, else from variables (MESHFERRY_OUTBOUND for
+--outbound, MESHFERRY_PROBE_INTERVAL for probe.interval in the file), else from
+the YAML file that --config or MESHFERRY_CONFIG names, else they have defaults.
+Several registries in MESHFERRY_REGISTRY are separated by spaces. A password
+belongs into a file (passwordFile) or into MESHFERRY_REGISTRY_<NAME>_PASSWORD.`,
+		Example: `  meshferry run --registry zookeeper://10.0.0.9:2181,10.0.0.10:2181
+  meshferry run --registry local:///tmp/registry --address 127.0.0.1
+  meshferry run --config /etc/meshferry.yaml --log-format json`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Read(config.Given(cmd.Flags()))
+			if err != nil {
+				return err
+			}
+			log := logger(cmd.ErrOrStderr(), cfg.Log)
+			a, err := agent.New(cfg, version(), log)
+			if err != nil {
+				return err
+			}
+			ctx, stop := untilSignal(cmd.Context(), log)
+			defer stop()
+			return a.Run(ctx)
+		},
+	}
+	config.Flags(cmd.Flags())
+	cmd.Flags().SortFlags = false
+	return cmd
+}
+
+func logger(w io.Writer, l config.Log) *slog.Logger {
+	o := &slog.HandlerOptions{Level: l.Level}
+	if l.Format == "json" {
+		return slog.New(slog.NewJSONHandler(w, o))
+	}
+	return slog.New(slog.NewTextHandler(w, o))
+}
+
+// untilSignal ends the context at the first SIGTERM or SIGINT, and the process at
+// the second. SIGHUP is told to have no effect, because its default is to kill.
+func untilSignal(parent context.Context, log *slog.Logger) (_ context.Context, stop func()) {
+	ctx, cancel := context.WithCancel(parent)
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case s := <-signals:
+				switch {
+				case s == syscall.SIGHUP:
+					log.Warn("this version does not reload its settings: restart it")
+				case ctx.Err() != nil:
+					fmt.Fprintln(os.Stderr, "meshferry: second signal, ending at once")
+					os.Exit(exitFailed)
+				default:
+					log.Info("signal", "signal", s.String())
+					cancel()
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return ctx, func() {
+		signal.Stop(signals)
+		close(done)
+		<-ended
+		cancel()
+	}
+}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"strconv"
+
+	"github.com/spf13/cobra"
+)
+
+func newStatus() *cobra.Command {
+	var c client
+	var f format
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Show how the agent, its registries and the local applications are",
+		Long: `Show the running agent on one screen: its addresses, the connection to each
+registry and whether it holds everything that is published, and the local
+applications with their leases.`,
+		Example: "  meshferry status\n  meshferry status -o json --control 127.0.0.1:20883",
+		Args:    usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var s status
+			if printed, err := c.get(cmd, f, "/v1/status", nil, &s); printed || err != nil {
+				return err
+			}
+			p := &printer{w: cmd.OutOrStdout()}
+			s.print(p)
+			return p.err
+		},
+	}
+	c.flags(cmd)
+	f.flag(cmd)
+	return cmd
+}
+
+// status is what is shown of GET /v1/status.
+type status struct {
+	Agent, Version, State, Uptime, Address, Outbound string
+
+	Registries []struct {
+		Name, State, Age, Session, Error, Compared string
+		InSync                                     bool
+		Published, Pending                         int
+	}
+	Workloads []struct {
+		Workload, Lease, TTL        string
+		Publications, Subscriptions []any
+	}
+	Protected []struct {
+		Interface, Reason string
+		Providers         int
+	}
+	Warnings []string
+}
+
+func (s status) print(p *printer) {
+	p.facts("agent", s.Agent, "version", s.Version, "state", s.State, "uptime", s.Uptime, "address", s.Address, "outbound", s.Outbound)
+	p.line("")
+	var rows [][]string
+	for _, r := range s.Registries {
+		rows = append(rows, []string{r.Name, r.State, r.Age, yes(r.InSync), strconv.Itoa(r.Published), strconv.Itoa(r.Pending), r.Compared, r.Session, r.Error})
+	}
+	p.list("No registry is set.", []string{"REGISTRY", "STATE", "SINCE", "IN SYNC", "PUBLISHED", "PENDING", "COMPARED", "SESSION", "ERROR"}, rows)
+	p.line("")
+	rows = nil
+	for _, w := range s.Workloads {
+		rows = append(rows, []string{w.Workload, w.Lease, w.TTL, strconv.Itoa(len(w.Publications)), strconv.Itoa(len(w.Subscriptions))})
+	}
+	p.list("No local application has published or subscribed.", []string{"WORKLOAD", "LEASE", "TTL", "PUBLICATIONS", "SUBSCRIPTIONS"}, rows)
+	if len(s.Protected) > 0 {
+		p.line("")
+		rows = nil
+		for _, set := range s.Protected {
+			rows = append(rows, []string{set.Interface, strconv.Itoa(set.Providers), set.Reason})
+		}
+		p.table([]string{"PROTECTED", "PROVIDERS KEPT", "REASON"}, rows)
+	}
+	for _, w := range s.Warnings {
+		p.line("\nwarning: %s", visible(w))
+	}
+}
+
+// list is a table, or a sentence when it would be empty.
+func (p *printer) list(none string, header []string, rows [][]string) {
+	if len(rows) == 0 {
+		p.line("%s", none)
+		return
+	}
+	p.table(header, rows)
+}
