@@ -16,9 +16,8 @@ type Endpoint struct {
 	Token  string // what the provider wants as attachment "token", else empty
 	Weight int    // as configured; Explain shows the effective one of a warm-up
 
-	began    time.Time     // start of the provider; zero: no warm-up
-	warmup   time.Duration // how long it warms up
-	readonly bool          // inbound: Local.Readonly
+	facts    facts
+	readonly bool // inbound: Local.Readonly
 }
 
 func (e *Endpoint) rank() rank {

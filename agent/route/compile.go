@@ -91,7 +91,6 @@ func (c *compiler) cluster(direction string, s registry.Service, entries []entry
 		origin string
 	}
 	counted := map[place]bool{}
-	var urls []registry.URL
 	for _, e := range entries {
 		at := place{e.endpoint.Peer, e.endpoint.Origin}
 		if counted[at] {
@@ -99,8 +98,7 @@ func (c *compiler) cluster(direction string, s registry.Service, entries []entry
 		}
 		counted[at] = true
 		cl.Endpoints = append(cl.Endpoints, e.endpoint)
-		urls = append(urls, e.endpoint.URL)
-		cl.Dedicated = cl.Dedicated || callsBack(e.endpoint.URL)
+		cl.Dedicated = cl.Dedicated || e.endpoint.facts.callsBack
 		cl.TokenPerEndpoint = cl.TokenPerEndpoint || e.endpoint.Token != cl.Endpoints[0].Token
 	}
 	var callers []Caller
@@ -111,8 +109,8 @@ func (c *compiler) cluster(direction string, s registry.Service, entries []entry
 			}
 		}
 	}
-	cl.Policy, cl.policyWhy = c.policy(s, callers, urls)
-	cl.deadlines = newDeadlines(callers, urls)
+	cl.Policy, cl.policyWhy = c.policy(s, callers, cl.Endpoints)
+	cl.deadlines = newDeadlines(callers, cl.Endpoints)
 	if c.weigh(cl) {
 		c.growing[cl] = true
 	}
@@ -132,72 +130,43 @@ func (c *compiler) weigh(cl *Cluster) (warming bool) {
 
 // policy resolves the load balancing of a cluster, and says from where it is:
 // the configuration, then the subscriptions, then the provider URLs.
-func (c *compiler) policy(s registry.Service, callers []Caller, providers []registry.URL) (Policy, string) {
-	var asked []registry.URL
-	for _, caller := range callers {
-		asked = append(asked, caller.URL)
-	}
-	sources := []struct{ name, why string }{
-		{why: "configured"}, {why: "subscription"}, {why: "provider"},
-	}
+func (c *compiler) policy(s registry.Service, callers []Caller, providers []*Endpoint) (Policy, string) {
+	var configured, subscribed, provided []string
 	if c.o.Policy != nil {
-		sources[0].name = c.o.Policy(s)
+		configured = []string{c.o.Policy(s)}
+	}
+	for _, caller := range callers {
+		subscribed = append(subscribed, caller.URL.Param("loadbalance"))
+	}
+	for _, e := range providers {
+		provided = append(provided, e.facts.loadbalance)
 	}
 	var note string
-	for i, urls := range [][]registry.URL{nil, asked, providers} {
-		from := &sources[i]
-		for _, u := range urls {
-			name := u.Param("loadbalance")
-			if from.name != "" && name != "" && name != from.name {
-				note += from.why + "s disagree: " + from.name + ", " + name + "; "
-				from.name = ""
-				break
+	for _, from := range [...]struct {
+		who   string
+		names []string
+	}{{"configuration", configured}, {"subscription", subscribed}, {"provider", provided}} {
+		names := slices.DeleteFunc(from.names, func(name string) bool { return name == "" })
+		slices.Sort(names)
+		names = slices.Compact(names)
+		switch len(names) {
+		case 0:
+		case 1:
+			p, known := ParsePolicy(names[0])
+			if !known {
+				return p, note + from.who + " wants " + names[0] + ", which is not known"
 			}
-			if name != "" {
-				from.name = name
-			}
+			return p, note + from.who
+		default:
+			note += from.who + "s disagree: " + strings.Join(names, ", ") + "; "
 		}
-		if from.name == "" {
-			continue
-		}
-		p, known := ParsePolicy(from.name)
-		if !known {
-			return p, note + from.why + " wants " + from.name + ", which is not known"
-		}
-		return p, note + from.why
 	}
 	return Random, note + "default"
-}
-
-// callsBack tells whether the provider calls its consumers back, so that a
-// connection cannot be shared: callback arguments, onconnect, ondisconnect
-// (org.apache.dubbo.rpc.protocol.dubbo.CallbackServiceCodec).
-func callsBack(u registry.URL) (found bool) {
-	u.Params(func(key, value string) bool {
-		switch {
-		case strings.HasSuffix(key, ".callback"):
-			found = value == "true"
-		case key == "onconnect" || key == "ondisconnect" || key == "callbacks":
-			found = value != "" && value != "false" && value != "0"
-		}
-		return !found
-	})
-	return found
 }
 
 // same tells whether two endpoints stand for the same provider.
 func same(a, b *Endpoint) bool { return a == b || a.Peer == b.Peer && a.Origin == b.Origin }
 
-// token is what a provider wants as attachment "token".
-func token(u registry.URL) string {
-	if t := u.Param("token"); t != "false" {
-		return t
-	}
-	return ""
-}
-
-func newEndpoint(p *Peer, u registry.URL, weight int) *Endpoint {
-	e := &Endpoint{Peer: p, URL: u, Weight: weight, Token: token(u)}
-	e.began, e.warmup = beganOf(u)
-	return e
+func newEndpoint(p *Peer, u registry.URL, f facts) *Endpoint {
+	return &Endpoint{Peer: p, URL: u, Origin: f.origin, Mesh: f.mesh, Token: f.token, Weight: f.weight, facts: f}
 }

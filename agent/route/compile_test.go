@@ -208,10 +208,10 @@ func TestPolicy(t *testing.T) {
 		"default":       {"", nil, provider(""), Random, "default"},
 		"provider":      {"", nil, provider("loadbalance=roundrobin"), RoundRobin, "provider"},
 		"subscription":  {"", caller("loadbalance=leastactive"), provider("loadbalance=roundrobin"), LeastRequest, "subscription"},
-		"configuration": {"random", caller("loadbalance=leastactive"), provider("loadbalance=roundrobin"), Random, "configured"},
+		"configuration": {"random", caller("loadbalance=leastactive"), provider("loadbalance=roundrobin"), Random, "configuration"},
 		"unknown":       {"", caller("loadbalance=consistenthash"), provider(""), Random, "subscription wants consistenthash, which is not known"},
 		"providers disagree": {"", nil, provider("loadbalance=roundrobin", "loadbalance=leastactive"), Random,
-			"providers disagree: roundrobin, leastactive; default"},
+			"providers disagree: leastactive, roundrobin; default"},
 		"one provider says nothing": {"", nil, provider("loadbalance=roundrobin", ""), RoundRobin, "provider"},
 	} {
 		_, s := compiled(t, Options{Policy: func(registry.Service) string { return c.configured }}, c.callers, ready("a.B", c.providers...))

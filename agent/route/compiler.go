@@ -205,13 +205,9 @@ func (c *compiler) set(iface string) *ifaceSet {
 	set.merged = join(iface, updates, set.candidates)
 	set.endpoints = make([]*Endpoint, len(set.candidates))
 	for i, x := range set.candidates {
-		u := x.provider.URL
-		if x.excluded != "" || u.Protocol != protocol {
-			continue
+		if x.excluded == "" && x.provider.URL.Protocol == protocol {
+			set.endpoints[i] = newEndpoint(c.peer(Outbound, x.address), x.provider.URL, x.facts)
 		}
-		e := newEndpoint(c.peer(Outbound, x.address), u, weightOf(u))
-		e.Mesh, e.Origin = x.mesh, x.origin
-		set.endpoints[i] = e
 	}
 	return set
 }

@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
@@ -148,14 +149,14 @@ func (s *Snapshot) outboundRows(x *Explanation, asked registry.Service, cl *Clus
 	}
 	x.State = set.merged.State
 	if set.merged.Reason != "" {
-		x.Reason = set.merged.Reason
+		x.Reason = strings.TrimPrefix(x.Reason+"; "+set.merged.Reason, "; ")
 	}
 	list := []Candidate{}
 	for i, c := range set.candidates {
 		u := c.provider.URL
 		out := Candidate{
-			Protocol: u.Protocol, Address: c.address, Origin: c.origin, Mesh: c.mesh, Application: u.Param("application"),
-			Registries: c.registries, Model: string(c.provider.Model), Reason: c.excluded, Weight: weightOf(u),
+			Protocol: u.Protocol, Address: c.address, Origin: c.origin, Mesh: c.mesh, Application: c.application,
+			Registries: c.registries, Model: string(c.provider.Model), Reason: c.excluded, Weight: c.weight,
 		}
 		if out.Reason == "" && u.Protocol != protocol {
 			out.Reason = "protocol " + u.Protocol
@@ -224,7 +225,7 @@ func (x *Explanation) judge(cl *Cluster, now time.Time) {
 		e := cl.Endpoints[i]
 		c.Effective = int(b.weights[i])
 		if _, warming := e.effective(now); warming {
-			c.Warmup = fmt.Sprintf("%d%% of %s", max(0, 100*now.Sub(e.began)/e.warmup), e.warmup)
+			c.Warmup = fmt.Sprintf("%d%% of %s", max(0, 100*now.Sub(e.facts.began)/e.facts.warmup), e.facts.warmup)
 		}
 		switch rank := e.rank(); {
 		case b.weights[i] == 0:

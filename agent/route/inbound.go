@@ -29,11 +29,12 @@ func (c *compiler) inbound(next *Snapshot) {
 		if l.Protocol != protocol || l.Address == "" {
 			continue
 		}
-		weight := l.Weight
-		if weight == 0 {
-			weight = weightOf(l.URL)
+		f := factsOf(l.URL)
+		f.mesh, f.origin = false, ""
+		if l.Weight != 0 {
+			f.weight = min(max(l.Weight, 0), mostWeight)
 		}
-		e := newEndpoint(c.peer(Inbound, l.Address), l.URL, min(max(weight, 0), mostWeight))
+		e := newEndpoint(c.peer(Inbound, l.Address), l.URL, f)
 		e.readonly = l.Readonly
 		set.endpoints[i] = e
 	}
@@ -83,7 +84,7 @@ func (c *compiler) table(set *localSet, take func(Local) bool) Table {
 				continue
 			}
 			for _, e := range endpoints {
-				plain := &Endpoint{Peer: e.Peer, URL: e.URL, Token: e.Token, Weight: defaultWeight, readonly: e.readonly}
+				plain := &Endpoint{Peer: e.Peer, URL: e.URL, Weight: defaultWeight, readonly: e.readonly}
 				named[s.Interface] = append(named[s.Interface], entry{s, s.Interface, plain})
 			}
 		}

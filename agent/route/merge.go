@@ -3,7 +3,6 @@ package route
 import (
 	"cmp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/meshferry/meshferry/registry"
@@ -14,38 +13,10 @@ const protocol = "dubbo"
 
 // candidate is one provider that registries list, and what becomes of it.
 type candidate struct {
+	facts
 	provider   registry.Provider
 	registries []string // that list it
-	service    registry.Service
-	address    string // host:port to dial
-	origin     string // of a mesh entry: the provider behind it
-	mesh       bool
-	stamp      int64  // start as the URL says it, 0 if it does not
-	excluded   string // why it is not used; empty: it is
-}
-
-func newCandidate(p registry.Provider, source string) candidate {
-	u := p.URL
-	c := candidate{
-		provider:   p,
-		registries: []string{source},
-		service:    u.Service(),
-		address:    u.HostPort(),
-	}
-	if _, c.mesh = u.Lookup(registry.MarkCaps); c.mesh {
-		c.origin = u.Param(registry.MarkOrigin)
-	}
-	c.stamp, _ = strconv.ParseInt(u.Param(registry.KeyTimestamp), 10, 64)
-	category := u.Param("category")
-	switch {
-	case u.Host == "" || u.Port == 0:
-		c.excluded = "no address"
-	case category != "" && !slices.Contains(strings.Split(category, ","), "providers"):
-		c.excluded = "category " + category
-	case u.Param("enabled") == "false" || u.Param("disabled") == "true":
-		c.excluded = "disabled"
-	}
-	return c
+	address    string   // host:port to dial
 }
 
 // merge joins what several sources say of an interface, so that each provider is
@@ -78,7 +49,7 @@ func merge(updates []Update) []candidate {
 				continue
 			}
 			known[k] = len(all)
-			all = append(all, newCandidate(p, u.Source))
+			all = append(all, candidate{factsOf(p.URL), p, []string{u.Source}, p.URL.HostPort()})
 		}
 	}
 	slices.SortFunc(all, compareCandidates)
@@ -103,9 +74,9 @@ func merge(updates []Update) []candidate {
 		id := process{at, c.provider.URL.Path, c.origin}
 		if one, ok := first[id]; ok {
 			c.excluded = "duplicate of " + string(one.provider.Model) + " level"
-			if one.stamp == 0 && c.stamp > 0 {
-				one.stamp = c.stamp
-				one.provider.URL = one.provider.URL.With(registry.KeyTimestamp, strconv.FormatInt(c.stamp, 10))
+			if one.began.IsZero() && !c.began.IsZero() {
+				one.began, one.stamp = c.began, c.stamp
+				one.provider.URL = one.provider.URL.With(registry.KeyTimestamp, c.stamp)
 			}
 			continue
 		}
@@ -142,7 +113,7 @@ func compareCandidates(a, b candidate) int {
 		cmp.Compare(a.provider.URL.Port, b.provider.URL.Port),
 		-cmp.Compare(a.provider.Model, b.provider.Model), // "interface" before "application"
 		cmp.Compare(a.origin, b.origin),
-		-cmp.Compare(a.stamp, b.stamp),
+		b.began.Compare(a.began),
 		cmp.Compare(a.provider.URL.Query, b.provider.URL.Query),
 		cmp.Compare(a.provider.URL.Path, b.provider.URL.Path),
 	)

@@ -143,8 +143,8 @@ func TestRealProviders(t *testing.T) {
 			continue
 		}
 		used++
-		if e.Weight != 100 || e.began.Year() != 2026 && x.provider.URL.Param("timestamp") != "" {
-			t.Errorf("%s: weight %d, began %v", x.provider.URL, e.Weight, e.began)
+		if e.Weight != 100 || e.facts.began.Year() != 2026 && x.provider.URL.Param("timestamp") != "" {
+			t.Errorf("%s: weight %d, began %v", x.provider.URL, e.Weight, e.facts.began)
 		}
 		if cl := s.Outbound.find("org.example.GreetService", x.service.Version, x.service.Group); !slices.Contains(cl.Endpoints, e) {
 			t.Errorf("%s is in no cluster", x.provider.URL)

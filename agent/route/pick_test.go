@@ -82,7 +82,7 @@ func TestRandomIsDubbos(t *testing.T) {
 		var weights []int
 		for _, text := range v.Providers {
 			u := mustURL(t, at(t, text, now))
-			w, _ := newEndpoint(nil, u, weightOf(u)).effective(now)
+			w, _ := newEndpoint(nil, u, factsOf(u)).effective(now)
 			weights = append(weights, int(w))
 		}
 		counts := draws(weighted(Random, weights...), v.Draws)
@@ -107,7 +107,7 @@ func TestRoundRobinIsDubbos(t *testing.T) {
 		}
 		var weights []int
 		for _, text := range v.Steps[0].Providers {
-			weights = append(weights, weightOf(mustURL(t, text)))
+			weights = append(weights, factsOf(mustURL(t, text)).weight)
 		}
 		cl := weighted(RoundRobin, weights...)
 		for turn, want := range expect[0] {

@@ -19,8 +19,9 @@ const (
 type statistics struct {
 	limit int
 
-	mu   sync.Mutex
-	byID map[statsKey]*Stats // guarded by mu; written by the loop only
+	mu       sync.Mutex
+	services map[statsKey]*Stats // guarded by mu; at most limit
+	others   map[statsKey]*Stats // guarded by mu; those without a service of their own
 }
 
 type statsKey struct {
@@ -29,54 +30,49 @@ type statsKey struct {
 }
 
 func newStatistics(limit int) *statistics {
-	return &statistics{limit: limit, byID: map[statsKey]*Stats{}}
+	return &statistics{limit: limit, services: map[statsKey]*Stats{}, others: map[statsKey]*Stats{}}
 }
 
 // of is the Stats of a service: its own, or, beyond the limit, the shared one.
 func (x *statistics) of(direction string, s registry.Service) *Stats {
+	k := statsKey{direction, s}
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	st := x.byID[statsKey{direction, s}]
-	if st == nil && len(x.byID) < x.limit {
-		st = &Stats{}
-		x.byID[statsKey{direction, s}] = st
+	if x.services[k] == nil {
+		if len(x.services) >= x.limit {
+			return x.other(direction, otherServices)
+		}
+		x.services[k] = &Stats{}
 	}
-	if st == nil {
-		return x.reserved(direction, otherServices)
-	}
-	return st
+	return x.services[k]
 }
 
 func (x *statistics) unrouted(direction string) *Stats {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return x.reserved(direction, noService)
+	return x.other(direction, noService)
 }
 
-// sweep makes room: at the limit, it forgets what no cluster uses.
-func (x *statistics) sweep(used map[*Stats]bool) {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	maps.DeleteFunc(x.byID, func(k statsKey, st *Stats) bool {
-		return !used[st] && k.service.Interface != otherServices && k.service.Interface != noService
-	})
+// other is called with mu held.
+func (x *statistics) other(direction, name string) *Stats {
+	k := statsKey{direction, registry.Service{Interface: name}}
+	if x.others[k] == nil {
+		x.others[k] = &Stats{}
+	}
+	return x.others[k]
 }
 
 func (x *statistics) full() bool {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	return len(x.byID) >= x.limit
+	return len(x.services) >= x.limit
 }
 
-// reserved is called with mu held.
-func (x *statistics) reserved(direction, name string) *Stats {
-	k := statsKey{direction, registry.Service{Interface: name}}
-	st := x.byID[k]
-	if st == nil {
-		st = &Stats{}
-		x.byID[k] = st
-	}
-	return st
+// sweep forgets the services that no cluster uses.
+func (x *statistics) sweep(used map[*Stats]bool) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	maps.DeleteFunc(x.services, func(_ statsKey, st *Stats) bool { return !used[st] })
 }
 
 func (x *statistics) each(f func(direction string, s registry.Service, st *Stats)) {
@@ -85,9 +81,11 @@ func (x *statistics) each(f func(direction string, s registry.Service, st *Stats
 		*Stats
 	}
 	x.mu.Lock()
-	list := make([]named, 0, len(x.byID))
-	for k, st := range x.byID {
-		list = append(list, named{k, st})
+	list := make([]named, 0, len(x.services)+len(x.others))
+	for _, m := range [...]map[statsKey]*Stats{x.services, x.others} {
+		for k, st := range m {
+			list = append(list, named{k, st})
+		}
 	}
 	x.mu.Unlock()
 	slices.SortFunc(list, func(a, b named) int {

@@ -70,13 +70,16 @@ func (s *Stats) Request(n int) { s.requests.Add(int64(n)) }
 func (s *Stats) Fail(f Failure) { s.failed[f].Add(1) }
 
 // Observe counts a call that was answered after d.
-func (s *Stats) Observe(d time.Duration) {
+func (s *Stats) Observe(d time.Duration) { s.ObserveN(d, 1) }
+
+// ObserveN counts n calls that were answered after d each.
+func (s *Stats) ObserveN(d time.Duration, n int) {
 	i := 0
 	for i < len(bounds) && d > bounds[i] {
 		i++
 	}
-	s.buckets[i].Add(1)
-	s.sum.Add(int64(d))
+	s.buckets[i].Add(int64(n))
+	s.sum.Add(int64(d) * int64(n))
 }
 
 // Requests is the number of calls that came in.

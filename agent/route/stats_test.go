@@ -44,7 +44,7 @@ func TestStats(t *testing.T) {
 }
 
 func TestStatisticsAreBounded(t *testing.T) {
-	r := New(Options{MaxStats: 4}) // two of them are "_unrouted"
+	r := New(Options{MaxStats: 2})
 	c := r.c
 	service := func(name string) Update {
 		return ready(name, ifaceLevel(t, "dubbo://10.0.0.1:1/"+name+"?interface="+name))

@@ -15,29 +15,34 @@ type timeouts struct {
 	methods map[string]time.Duration // nothing said for those not in it
 }
 
-// timeoutsOf reads "timeout" and "{method}.timeout" (Java), or
-// "methods.{method}.timeout" (dubbo-go).
+// timeoutsOf reads the time-outs of a URL.
 func timeoutsOf(u registry.URL) timeouts {
 	var t timeouts
 	u.Params(func(key, value string) bool {
-		method, found := strings.CutSuffix(key, "timeout")
-		if !found {
-			return true
-		}
-		d := parseTimeout(value)
-		switch {
-		case d <= 0:
-		case method == "":
-			t.iface = d
-		case strings.HasSuffix(method, "."):
-			if t.methods == nil {
-				t.methods = map[string]time.Duration{}
-			}
-			t.methods[strings.TrimPrefix(strings.TrimSuffix(method, "."), "methods.")] = d
-		}
+		t.read(key, value)
 		return true
 	})
 	return t
+}
+
+// read takes one parameter, if it is "timeout" or "{method}.timeout" (Java), or
+// "methods.{method}.timeout" (dubbo-go).
+func (t *timeouts) read(key, value string) {
+	method, found := strings.CutSuffix(key, "timeout")
+	if !found {
+		return
+	}
+	d := parseTimeout(value)
+	switch {
+	case d <= 0:
+	case method == "":
+		t.iface = d
+	case strings.HasSuffix(method, "."):
+		if t.methods == nil {
+			t.methods = map[string]time.Duration{}
+		}
+		t.methods[strings.TrimPrefix(strings.TrimSuffix(method, "."), "methods.")] = d
+	}
 }
 
 // parseTimeout reads milliseconds (Java) or a duration such as "3s" (dubbo-go);
@@ -90,12 +95,12 @@ type callerTimeouts struct {
 	timeouts
 }
 
-// newDeadlines joins the subscriptions of each application, and the provider
-// URLs; where equals disagree the longer one counts.
-func newDeadlines(callers []Caller, providers []registry.URL) deadlines {
+// newDeadlines joins the subscriptions of each application, and what providers
+// say; where equals disagree the longer one counts.
+func newDeadlines(callers []Caller, providers []*Endpoint) deadlines {
 	var d deadlines
-	for _, u := range providers {
-		d.provider.join(timeoutsOf(u))
+	for _, e := range providers {
+		d.provider.join(e.facts.timeouts)
 	}
 	for _, c := range callers {
 		t := timeoutsOf(c.URL)

@@ -73,7 +73,7 @@ func TestWarmupIsDubbos(t *testing.T) {
 		if v.Weight < 0 || v.Weight > mostWeight { // weightOf gives none of these
 			continue
 		}
-		e := &Endpoint{Weight: int(v.Weight), began: now.Add(-time.Duration(v.Uptime) * time.Millisecond), warmup: time.Duration(v.Warmup) * time.Millisecond}
+		e := &Endpoint{Weight: int(v.Weight), facts: facts{began: now.Add(-time.Duration(v.Uptime) * time.Millisecond), warmup: time.Duration(v.Warmup) * time.Millisecond}}
 		if got, _ := e.effective(now); int(got) != v.number(t) {
 			t.Errorf("%s: weight %d, want %d", v.Name, got, v.number(t))
 		}
@@ -92,7 +92,7 @@ func TestWeightIsDubbos(t *testing.T) {
 			v.Expect = json.RawMessage("100")
 		}
 		u := mustURL(t, at(t, v.ProviderURL, now))
-		e := newEndpoint(newPeer("x"), u, weightOf(u))
+		e := newEndpoint(newPeer("x"), u, factsOf(u))
 		if got, _ := e.effective(now); int(got) != v.number(t) {
 			t.Errorf("%s: weight %d, want %d", v.Name, got, v.number(t))
 		}
@@ -111,12 +111,11 @@ func TestWeightOfDubboGo(t *testing.T) {
 		{"dubbo://h:1/a.B?weight=99999999999", 100},
 		{"dubbo://h:1/a.B?weight=2147483647", mostWeight},
 	} {
-		if got := weightOf(mustURL(t, c.text)); got != c.want {
+		if got := factsOf(mustURL(t, c.text)).weight; got != c.want {
 			t.Errorf("%s: weight %d, want %d", c.text, got, c.want)
 		}
 	}
-	java, _ := beganOf(mustURL(t, "dubbo://h:1/a.B?timestamp=1795176302000"))
-	golang, _ := beganOf(mustURL(t, "dubbo://h:1/a.B?timestamp=1795176302"))
+	java, golang := beganOf("1795176302000"), beganOf("1795176302")
 	if !java.Equal(golang) {
 		t.Errorf("milliseconds give %v, seconds %v", java, golang)
 	}
