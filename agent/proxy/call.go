@@ -18,6 +18,7 @@ type call struct {
 	redials       uint8
 	serialization byte
 	oneway        bool
+	inFlight      bool // counted as such
 	looked        bool // the time-out attachment has been read
 	id            uint64
 	start         time.Duration // p.now()
@@ -36,8 +37,8 @@ func (c *call) pick() bool {
 		c.refuse(refusal{reason: route.Refused, text: errStopping.Error(), notExecuted: true})
 		return false
 	}
-	c.cluster.Stats.Request(1)
 	if c.endpoint = c.cluster.Pick(c.tried[:c.tries]); c.endpoint == nil {
+		c.cluster.Stats.Request(1)
 		c.refuse(refusal{reason: route.NoEndpoint, text: "no provider is available", notExecuted: true})
 		return false
 	}
@@ -145,16 +146,6 @@ func milliseconds(text []byte) time.Duration {
 		n = 10*n + int64(b-'0')
 	}
 	return time.Duration(n) * time.Millisecond
-}
-
-// observe counts an answered call. A reply with another status than OK is a
-// failure; an exception of the service itself is not.
-func (c *call) observe(now time.Duration, frame []byte) {
-	st := c.cluster.Stats
-	st.Observe(now - c.start)
-	if frame[statusAt] != dubbo.StatusOK {
-		st.Fail(route.Remote)
-	}
 }
 
 // putToken queues the frame with the endpoint's token among its attachments. Where

@@ -39,8 +39,8 @@ func (p *Proxy) Counters() Counters {
 		Unreadable:       c.unreadable.Load(),
 		DialFailures:     c.dialFailed.Load(),
 	}
-	p.pools.Range(func(_, v any) bool {
-		r.Upstream += int64(v.(*pool).size())
+	p.pools.Range(func(l, _ any) bool {
+		r.Upstream += int64(l.(*pool).size())
 		return true
 	})
 	return r

@@ -29,6 +29,7 @@ type downstream struct {
 	// owned by read
 	requests    []request // of one read, on their way out
 	attachments dubbo.Attachments
+	decisions   decisions
 
 	application   atomic.Pointer[string] // of the caller, once looked for (CONTRACT §8)
 	lastRead      atomic.Int64           // p.now() of the last bytes
@@ -105,8 +106,10 @@ func (d *downstream) finish() {
 }
 
 // answer sends the reply to a call that no upstream answers.
-func (d *downstream) answer(frame []byte) {
-	d.calls.Add(-1)
+func (d *downstream) answer(c *call, frame []byte) {
+	if c.inFlight {
+		d.calls.Add(-1)
+	}
 	d.send(frame)
 }
 
@@ -197,7 +200,6 @@ func (d *downstream) frame(snap *route.Snapshot, now time.Duration, h dubbo.Head
 
 func (d *downstream) tooLarge(h dubbo.Header) {
 	if h.IsRequest() && h.TwoWay() {
-		d.calls.Add(1)
 		c := call{down: d, id: h.ID, serialization: h.Serialization()}
 		c.refuse(refusal{reason: route.Limit, text: tooLargeText(h, d.p.o.MaxBody), notExecuted: true})
 	}
@@ -205,15 +207,18 @@ func (d *downstream) tooLarge(h dubbo.Header) {
 
 func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.Header, frame []byte) {
 	c := call{down: d, id: h.ID, serialization: h.Serialization(), oneway: !h.TwoWay(), start: now}
-	if !c.oneway {
-		d.calls.Add(1)
-	}
 	if uint32(c.serialization) != d.serialization.Load() {
 		d.serialization.Store(uint32(c.serialization))
 	}
+	body := frame[dubbo.HeaderSize:]
+	if known := d.decisions.find(snap, c.serialization, body); known != nil {
+		c.cluster, c.limit = known.cluster, known.limit
+		d.place(&c, frame)
+		return
+	}
 	table := d.dir.table(snap)
 	var front dubbo.Front
-	if err := dubbo.ParseFront(c.serialization, frame[dubbo.HeaderSize:], &front); err != nil {
+	if err := dubbo.ParseFront(c.serialization, body, &front); err != nil {
 		d.p.counters.unreadable.Add(1)
 		if c.cluster = table.Opaque(c.serialization); c.cluster == nil {
 			c.refuse(refusal{reason: route.NoRoute, text: "the request's serialization (id " + strconv.Itoa(int(c.serialization)) + ") cannot be read, and not exactly one service takes it"})
@@ -226,6 +231,9 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 	switch {
 	case host != nil:
 		if d.choose(table, host, &front, &c, frame, &d.attachments) {
+			if host.Only() != nil {
+				d.decisions.add(decision{c.serialization, body[:front.Args], c.cluster, c.limit})
+			}
 			d.place(&c, frame)
 		}
 	case d.dir.outbound:
@@ -279,6 +287,7 @@ func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *
 // place picks an endpoint and notes the frame for dispatch.
 func (d *downstream) place(c *call, frame []byte) {
 	if c.pick() {
+		c.inFlight = !c.oneway
 		d.requests = append(d.requests, request{call: *c, frame: frame, up: d.upstream(c)})
 	}
 }
@@ -304,7 +313,11 @@ func (d *downstream) upstream(c *call) *upstream {
 // dispatch sends what one read brought: for each upstream all of its frames
 // under one lock, then one write.
 func (d *downstream) dispatch(now time.Duration) {
+	if len(d.requests) == 0 {
+		return
+	}
 	d.p.budget.add(int64(len(d.requests)))
+	d.count()
 	for i := range d.requests {
 		if u := d.requests[i].up; u != nil {
 			u.start(d.requests[i:], now)
@@ -312,6 +325,22 @@ func (d *downstream) dispatch(now time.Duration) {
 	}
 	clear(d.requests)
 	d.requests = d.requests[:0]
+}
+
+// count notes the requests of one read, equal ones together.
+func (d *downstream) count() {
+	inFlight := int64(0)
+	for i := 0; i < len(d.requests); {
+		cluster, n := d.requests[i].cluster, 0
+		for ; i < len(d.requests) && d.requests[i].cluster == cluster; i++ {
+			n++
+			if d.requests[i].inFlight {
+				inFlight++
+			}
+		}
+		cluster.Stats.Request(n)
+	}
+	d.calls.Add(inFlight)
 }
 
 // await parks a call for a service that nobody has asked for before, until the
@@ -322,6 +351,9 @@ func (d *downstream) await(c call, frame []byte, iface string) {
 	default:
 		c.refuse(refusal{reason: route.Limit, text: "too many calls wait for services to be discovered; " + iface + " is not known yet"})
 		return
+	}
+	if c.inFlight = !c.oneway; c.inFlight {
+		d.calls.Add(1)
 	}
 	d.p.workers.Go(func() {
 		defer func() { <-d.p.awaits }()
@@ -339,6 +371,7 @@ func (d *downstream) await(c call, frame []byte, iface string) {
 		}
 		var a dubbo.Attachments
 		if d.choose(table, host, &front, &c, frame, &a) && c.pick() {
+			c.cluster.Stats.Request(1)
 			one := [1]request{{call: c, frame: frame, up: d.upstream(&c)}}
 			one[0].up.start(one[:], d.p.now())
 		}

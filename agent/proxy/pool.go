@@ -15,41 +15,32 @@ type pool struct {
 	peer  *route.Peer
 	lanes []atomic.Pointer[upstream]
 
-	mu        sync.Mutex // held while a lane is opened or closed
-	forgotten bool       // guarded by mu: nothing is opened any more
+	mu sync.Mutex // held while a lane is opened or closed
 }
 
 // shared is the connection to a peer that a lane uses, opened when needed. One
 // that has just ended may come back: its start then tries elsewhere.
 func (p *Proxy) shared(peer *route.Peer, lane uint32) *upstream {
-	for {
-		v, ok := p.pools.Load(peer)
-		if !ok {
-			v, _ = p.pools.LoadOrStore(peer, &pool{p: p, peer: peer, lanes: make([]atomic.Pointer[upstream], p.o.UpstreamConnections)})
-		}
-		l := v.(*pool)
-		if u := l.lane(lane); u != nil {
-			return u
-		}
-		p.pools.CompareAndDelete(peer, v) // forgotten just now
+	l, _ := peer.Upstream.Load().(*pool)
+	if l == nil {
+		peer.Upstream.CompareAndSwap(nil, &pool{p: p, peer: peer, lanes: make([]atomic.Pointer[upstream], p.o.UpstreamConnections)})
+		l = peer.Upstream.Load().(*pool)
 	}
-}
-
-// lane is one connection of the pool, nil when the pool has been forgotten.
-func (l *pool) lane(n uint32) *upstream {
-	slot := &l.lanes[int(n)%len(l.lanes)]
+	slot := &l.lanes[int(lane)%len(l.lanes)]
 	if u := slot.Load(); u != nil && !u.gone.Load() {
 		return u
 	}
+	return l.open(slot)
+}
+
+func (l *pool) open(slot *atomic.Pointer[upstream]) *upstream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.forgotten {
-		return nil
-	}
 	u := slot.Load()
 	if u == nil || u.gone.Load() {
 		u = l.p.connect(l.peer, nil)
 		slot.Store(u)
+		l.p.pools.Store(l, struct{}{})
 	}
 	return u
 }
@@ -73,9 +64,9 @@ func (l *pool) close(why error) {
 	}
 }
 
-// idle ends connections that nobody has used for long; true when none is left,
-// and the pool may be forgotten.
-func (l *pool) idle(now time.Duration) bool {
+// idle ends connections that nobody has used for long, and takes a pool without
+// any from those that have to be looked at.
+func (l *pool) idle(now time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	left := false
@@ -89,10 +80,10 @@ func (l *pool) idle(now time.Duration) bool {
 		u.mu.Unlock()
 		if idle {
 			u.end(errIdle)
-		} else {
-			left = left || !u.gone.Load()
 		}
+		left = left || !u.gone.Load()
 	}
-	l.forgotten = !left
-	return !left
+	if !left {
+		l.p.pools.Delete(l)
+	}
 }

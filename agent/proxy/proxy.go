@@ -89,7 +89,7 @@ type Proxy struct {
 	epoch time.Time
 
 	out, in direction
-	pools   sync.Map // *route.Peer → *pool
+	pools   sync.Map // *pool with connections → struct{}
 	awaits  chan struct{}
 	workers sync.WaitGroup // goroutines of connections
 	stop    context.CancelFunc
@@ -270,8 +270,8 @@ func (p *Proxy) connections() []*downstream {
 func (p *Proxy) closeAll() {
 	p.stopping.Store(true)
 	p.stop()
-	p.pools.Range(func(_, v any) bool {
-		v.(*pool).close(errStopping)
+	p.pools.Range(func(l, _ any) bool {
+		l.(*pool).close(errStopping)
 		return true
 	})
 	for _, d := range p.connections() {
@@ -295,10 +295,8 @@ func (p *Proxy) janitor(ctx context.Context) {
 		for _, d := range p.connections() {
 			d.checkIdle(now)
 		}
-		p.pools.Range(func(key, v any) bool {
-			if v.(*pool).idle(now) {
-				p.pools.Delete(key)
-			}
+		p.pools.Range(func(l, _ any) bool {
+			l.(*pool).idle(now)
 			return true
 		})
 	}

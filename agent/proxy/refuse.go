@@ -59,17 +59,17 @@ func (c *call) refuse(r refusal) {
 	if d.dir.outbound {
 		text := "meshferry: " + service + r.text + host
 		if frame, err := dubbo.AppendException(nil, c.serialization, c.id, rpcCode(r.reason), text); err == nil {
-			d.answer(frame)
+			d.answer(c, frame)
 			return
 		}
-		d.answer(dubbo.AppendError(nil, c.id, text))
+		d.answer(c, dubbo.AppendError(nil, c.id, text))
 		return
 	}
 	form := unknownOutcome
 	if r.notExecuted || r.reason == route.NoRoute {
 		form = notExecuted
 	}
-	d.answer(dubbo.AppendError(nil, c.id, form+service+r.text+host))
+	d.answer(c, dubbo.AppendError(nil, c.id, form+service+r.text+host))
 }
 
 // unrouted counts a call for which no cluster was found.

@@ -34,7 +34,8 @@ type upstream struct {
 	gone atomic.Bool // equals conn.closed
 
 	// owned by read
-	done []reply
+	done    []reply
+	flushes []*downstream
 
 	// guarded by conn.mu
 	slots    []slot
@@ -279,47 +280,93 @@ func (u *upstream) deliver() {
 	}
 	u.mu.Unlock()
 	answered := int64(0)
+	var t tally
 	for i := range u.done {
 		r := &u.done[i]
 		if r.down == nil {
 			continue // given up, or never asked
 		}
 		answered++
-		if status := r.frame[statusAt]; status != dubbo.StatusOK && r.handle(r.frame) {
-			r.down = nil
-			continue
-		}
-		r.observe(now, r.frame)
-		dubbo.PutID(r.frame, r.call.id)
-		r.down.calls.Add(-1)
-		r.down.mu.Lock()
-		switch {
-		case r.down.closed:
-			r.down.mu.Unlock()
-			r.down = nil
-		case r.down.full(len(r.frame)):
-			r.down.mu.Unlock()
-			r.down.abort()
-			r.down = nil
-		default:
-			first := len(r.down.buf) == 0
-			r.down.put(r.frame)
-			r.down.mu.Unlock()
-			if !first { // somebody who put before writes
+		if status := r.frame[statusAt]; status != dubbo.StatusOK {
+			if r.handle(r.frame) {
 				r.down = nil
+				continue
 			}
+			r.cluster.Stats.Fail(route.Remote)
 		}
+		t.add(r.cluster.Stats, now-r.start)
+		dubbo.PutID(r.frame, r.call.id)
 	}
+	t.flush()
 	if answered > 0 {
 		u.peer.InFlight.Add(-answered)
 	}
-	for i := range u.done {
-		if d := u.done[i].down; d != nil {
-			d.flush()
+	for i := 0; i < len(u.done); {
+		d := u.done[i].down
+		if d == nil {
+			i++
+			continue
 		}
+		end := i + 1
+		for end < len(u.done) && u.done[end].down == d {
+			end++
+		}
+		if d.take(u.done[i:end]) {
+			u.flushes = append(u.flushes, d)
+		}
+		i = end
+	}
+	for _, d := range u.flushes {
+		d.flush()
 	}
 	clear(u.done)
 	u.done = u.done[:0]
+	clear(u.flushes)
+	u.flushes = u.flushes[:0]
+}
+
+// take queues replies. True: the caller of take has to flush; otherwise somebody
+// who queued before does, or nobody reads any more.
+func (d *downstream) take(replies []reply) bool {
+	d.calls.Add(-int64(len(replies)))
+	d.mu.Lock()
+	if d.closed {
+		d.mu.Unlock()
+		return false
+	}
+	first := len(d.buf) == 0
+	for i := range replies {
+		if d.full(len(replies[i].frame)) {
+			d.mu.Unlock()
+			d.abort()
+			return false
+		}
+		d.put(replies[i].frame)
+	}
+	d.mu.Unlock()
+	return first
+}
+
+// tally counts answered calls, equal ones together.
+type tally struct {
+	stats *route.Stats
+	took  time.Duration
+	n     int
+}
+
+func (t *tally) add(s *route.Stats, took time.Duration) {
+	if t.stats != s || t.took != took {
+		t.flush()
+		t.stats, t.took = s, took
+	}
+	t.n++
+}
+
+func (t *tally) flush() {
+	if t.n > 0 {
+		t.stats.ObserveN(t.took, t.n)
+		t.n = 0
+	}
 }
 
 // tooLarge ends the call that a response above the bound belongs to.

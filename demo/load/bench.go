@@ -239,8 +239,15 @@ func (b *bench) advertise(ctx context.Context, dir string, echoes []string) erro
 	for _, e := range echoes {
 		errs = append(errs, add(several, e))
 	}
-	_, err = r.Apply(ctx, d)
-	return errors.Join(append(errs, err)...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	for end := time.Now().Add(10 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+		_, err := r.Apply(ctx, d)
+		if !errors.Is(err, registry.ErrAway) || time.Now().After(end) {
+			return err
+		}
+	}
 }
 
 func publish(ctx context.Context, control, url string) error {
