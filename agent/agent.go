@@ -123,6 +123,8 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Inbound:       []net.Listener{a.listeners.inbound},
 		Host:          cfg.Address,
 		Readonly:      a.workloads.Readonly,
+		Lost:          a.workloads.Suspect,
+		Refused:       a.discovery.Refused,
 		MaxBody:       cfg.Limits.Frame,
 		MaxDownstream: cfg.Limits.Connections,
 		Log:           log.With("part", "proxy"),

@@ -49,6 +49,9 @@ func (c *call) pick() bool {
 // there is one, the number of tries and the budget allow it; else it refuses.
 func (c *call) again(r refusal) {
 	p := c.down.p
+	if c.down.dir.outbound && !r.redial {
+		p.o.Refused(c.cluster.Service.Interface, c.endpoint.Peer.Addr)
+	}
 	redial := r.redial && c.redials == 0
 	if len(c.retained) == 0 || c.oneway || int(c.tries) >= len(c.tried) && !redial || p.stopping.Load() || !p.budget.take() {
 		c.refuse(r)

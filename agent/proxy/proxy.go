@@ -44,8 +44,12 @@ type Options struct {
 	// Networks may use an outbound listener that is bound to another address than
 	// loopback; this machine's own addresses always may.
 	Networks []netip.Prefix
-	// Readonly is told when a local provider said that it is about to stop.
+	// The hooks must not block. Readonly is told who said that it is about to
+	// stop, Lost to whom a connection broke or could not be made, and Refused that
+	// an outbound call of an interface was certainly not executed at an address.
 	Readonly func(address string)
+	Lost     func(address string)
+	Refused  func(iface, address string)
 
 	MaxBody             int           // bytes of one frame's body, 8 MiB (Dubbo's default payload)
 	MaxDownstream       int           // connections on each listener, 10 000
@@ -75,6 +79,12 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Readonly == nil {
 		o.Readonly = func(string) {}
+	}
+	if o.Lost == nil {
+		o.Lost = func(string) {}
+	}
+	if o.Refused == nil {
+		o.Refused = func(string, string) {}
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

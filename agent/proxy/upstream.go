@@ -476,6 +476,9 @@ func (u *upstream) end(why error) {
 	u.mu.Unlock()
 	u.abort()
 	u.peer.InFlight.Add(-int64(len(unsent) + len(lost)))
+	if why != errStopping && why != errIdle && why != errCallerGone {
+		u.p.o.Lost(u.peer.Addr)
+	}
 	if len(unsent)+len(lost) > 0 {
 		u.p.log.Debug("upstream connection ended with calls in flight", "address", u.peer.Addr, "unsent", len(unsent), "lost", len(lost), "error", why)
 	}
