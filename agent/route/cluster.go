@@ -16,8 +16,8 @@ type Endpoint struct {
 	Token  string // what the provider wants as attachment "token", else empty
 	Weight int    // as configured; Explain shows the effective one of a warm-up
 
-	facts    facts
-	readonly bool // inbound: Local.Readonly
+	facts    *facts // of URL
+	readonly bool   // inbound: Local.Readonly
 }
 
 func (e *Endpoint) rank() rank {

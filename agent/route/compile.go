@@ -167,6 +167,6 @@ func (c *compiler) policy(s registry.Service, callers []Caller, providers []*End
 // same tells whether two endpoints stand for the same provider.
 func same(a, b *Endpoint) bool { return a == b || a.Peer == b.Peer && a.Origin == b.Origin }
 
-func newEndpoint(p *Peer, u registry.URL, f facts) *Endpoint {
+func newEndpoint(p *Peer, u registry.URL, f *facts) *Endpoint {
 	return &Endpoint{Peer: p, URL: u, Origin: f.origin, Mesh: f.mesh, Token: f.token, Weight: f.weight, facts: f}
 }

@@ -44,6 +44,7 @@ type ifaceSet struct {
 	merged     Update
 	candidates []candidate
 	endpoints  []*Endpoint // of candidates; nil for those not in the tables
+	entries    []entry     // those in the tables
 }
 
 // localSet is the local providers.
@@ -127,7 +128,6 @@ func (c *compiler) compile(now time.Time) (*Snapshot, []changes) {
 	}
 	c.now = now
 	next := *c.snapshot
-	next.callers = c.callers
 	var all []changes
 	if len(c.dirty) > 0 {
 		all = c.outbound(&next)
@@ -146,14 +146,14 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 	touched := map[string]bool{}
 	var all []changes
 	for _, iface := range slices.Sorted(maps.Keys(c.dirty)) {
-		old, _ := next.interfaces.value(iface)
+		old := next.set(iface)
 		set := c.set(iface)
-		if set == nil {
+		if len(c.updates[iface]) == 0 {
 			interfaces.remove(iface)
 		} else {
 			interfaces.set(iface, set)
 		}
-		c.hold(set.all(), old.all())
+		c.hold(set.endpoints, old.endpoints)
 		touched[iface] = true
 		for _, path := range old.aliases() {
 			delete(c.claims[path], iface)
@@ -169,12 +169,10 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 		all = append(all, changes{iface: iface, old: old.labels(), new: set.labels()})
 	}
 	next.interfaces = interfaces.index
-	for name := range touched {
-		set, _ := next.interfaces.value(name)
+	for _, name := range slices.Sorted(maps.Keys(touched)) {
 		var aliased []entry
 		for _, iface := range slices.Sorted(maps.Keys(c.claims[name])) {
-			other, _ := next.interfaces.value(iface)
-			for _, e := range other.entries() {
+			for _, e := range next.set(iface).entries {
 				if e.path == name {
 					aliased = append(aliased, e)
 				}
@@ -184,7 +182,7 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 			delete(c.claims, name)
 		}
 		c.growing = map[*Cluster]bool{}
-		if hosts := c.hosts(Outbound, name, set.entries(), aliased); len(hosts) > 0 {
+		if hosts := c.hosts(Outbound, name, next.set(name).entries, aliased); len(hosts) > 0 {
 			names.set(name, hosts)
 		} else {
 			names.remove(name)
@@ -195,48 +193,26 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 	return all
 }
 
-// set compiles what the sources say of an interface; nil: nothing.
+// set compiles what the sources say of an interface.
 func (c *compiler) set(iface string) *ifaceSet {
 	updates := c.updates[iface]
-	if len(updates) == 0 {
-		return nil
-	}
 	set := &ifaceSet{candidates: merge(updates)}
 	set.merged = join(iface, updates, set.candidates)
 	set.endpoints = make([]*Endpoint, len(set.candidates))
 	for i, x := range set.candidates {
 		if x.excluded == "" && x.provider.URL.Protocol == protocol {
-			set.endpoints[i] = newEndpoint(c.peer(Outbound, x.address), x.provider.URL, x.facts)
+			e := newEndpoint(c.peer(Outbound, x.address), x.provider.URL, x.facts)
+			set.endpoints[i] = e
+			set.entries = append(set.entries, entry{x.service, e.URL.Path, e})
 		}
 	}
 	return set
 }
 
-func (s *ifaceSet) all() []*Endpoint {
-	if s == nil {
-		return nil
-	}
-	return s.endpoints
-}
-
-// entries lists the endpoints in the tables.
-func (s *ifaceSet) entries() []entry {
-	if s == nil {
-		return nil
-	}
-	var list []entry
-	for i, e := range s.endpoints {
-		if e != nil {
-			list = append(list, entry{s.candidates[i].service, e.URL.Path, e})
-		}
-	}
-	return list
-}
-
 // aliases lists the paths that differ from the interface.
 func (s *ifaceSet) aliases() []string {
 	var paths []string
-	for _, e := range s.entries() {
+	for _, e := range s.entries {
 		if e.path != "" && e.path != e.service.Interface {
 			paths = append(paths, e.path)
 		}
@@ -248,7 +224,7 @@ func (s *ifaceSet) aliases() []string {
 // labels names the endpoints for people.
 func (s *ifaceSet) labels() []string {
 	var list []string
-	for _, e := range s.entries() {
+	for _, e := range s.entries {
 		label := e.service.Key() + "@" + e.endpoint.Peer.Addr
 		if e.endpoint.Origin != "" {
 			label += "(" + e.endpoint.Origin + ")"
@@ -262,7 +238,7 @@ func (s *ifaceSet) labels() []string {
 // services lists the service keys in the tables.
 func (s *ifaceSet) services() []registry.Service {
 	var list []registry.Service
-	for _, e := range s.entries() {
+	for _, e := range s.entries {
 		list = append(list, e.service)
 	}
 	slices.SortFunc(list, compareServices)

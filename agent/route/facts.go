@@ -33,8 +33,8 @@ type facts struct {
 	timeouts    timeouts
 }
 
-func factsOf(u registry.URL) facts {
-	var f facts
+func factsOf(u registry.URL) *facts {
+	f := &facts{}
 	var category, enabled, disabled, release, weight, warmup string
 	u.Params(func(key, value string) bool {
 		switch key {

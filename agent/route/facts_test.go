@@ -8,6 +8,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/meshferry/meshferry/registry"
 )
 
 // vector is one case of what Dubbo 3.3.6 answered.
@@ -73,7 +75,7 @@ func TestWarmupIsDubbos(t *testing.T) {
 		if v.Weight < 0 || v.Weight > mostWeight { // weightOf gives none of these
 			continue
 		}
-		e := &Endpoint{Weight: int(v.Weight), facts: facts{began: now.Add(-time.Duration(v.Uptime) * time.Millisecond), warmup: time.Duration(v.Warmup) * time.Millisecond}}
+		e := &Endpoint{Weight: int(v.Weight), facts: &facts{began: now.Add(-time.Duration(v.Uptime) * time.Millisecond), warmup: time.Duration(v.Warmup) * time.Millisecond}}
 		if got, _ := e.effective(now); int(got) != v.number(t) {
 			t.Errorf("%s: weight %d, want %d", v.Name, got, v.number(t))
 		}
@@ -159,4 +161,40 @@ func mustInt(t *testing.T, s string) int64 {
 		t.Fatal(err)
 	}
 	return n
+}
+
+// Whatever a registry holds, the facts are within their bounds.
+func FuzzFacts(f *testing.F) {
+	f.Add(direct1)
+	f.Add(mesh1 + "&weight=-1&warmup=x&timeout=3s&m.timeout=-5&methods.n.timeout=9")
+	f.Add("dubbo://[::1]:1/?interface=&version=0.0.0&token=false&a.0.callback=true&category=,providers")
+	f.Fuzz(func(t *testing.T, text string) {
+		u, err := registry.ParseURL(text)
+		if err != nil {
+			t.Skip()
+		}
+		x := factsOf(u)
+		if x.weight < 0 || x.weight > mostWeight || x.warmup < 0 || x.timeouts.iface < 0 || x.service.Version == "0.0.0" || x.origin != "" && !x.mesh {
+			t.Errorf("%q: %+v", text, x)
+		}
+		for m, d := range x.timeouts.methods {
+			if d <= 0 {
+				t.Errorf("%q: method %s has %v", text, m, d)
+			}
+		}
+		w, _ := newEndpoint(nil, u, x).effective(time.Now())
+		if (w == 0) != (x.weight == 0) || int(w) > x.weight {
+			t.Errorf("%q: effective weight %d of %d", text, w, x.weight)
+		}
+		all := merge([]Update{{Source: "main", Providers: []registry.Provider{{URL: u}, {URL: u, Model: registry.ModelInterface}}}})
+		used := 0
+		for _, c := range all {
+			if c.excluded == "" {
+				used++
+			}
+		}
+		if len(all) != 2 || used > 1 {
+			t.Errorf("%q: counts %d times", text, used)
+		}
+	})
 }

@@ -84,7 +84,7 @@ func (c *compiler) table(set *localSet, take func(Local) bool) Table {
 				continue
 			}
 			for _, e := range endpoints {
-				plain := &Endpoint{Peer: e.Peer, URL: e.URL, Weight: defaultWeight, readonly: e.readonly}
+				plain := &Endpoint{Peer: e.Peer, URL: e.URL, Weight: defaultWeight, facts: &facts{}, readonly: e.readonly}
 				named[s.Interface] = append(named[s.Interface], entry{s, s.Interface, plain})
 			}
 		}

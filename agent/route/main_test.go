@@ -78,7 +78,7 @@ func weighted(p Policy, weights ...int) *Cluster {
 	cl := &Cluster{Policy: p, Stats: &Stats{}}
 	for i, w := range weights {
 		peer := newPeer(fmt.Sprintf("10.0.0.%d:20880", i+1))
-		cl.Endpoints = append(cl.Endpoints, &Endpoint{Peer: peer, Weight: w})
+		cl.Endpoints = append(cl.Endpoints, &Endpoint{Peer: peer, Weight: w, facts: &facts{}})
 	}
 	c := &compiler{now: time.Now()}
 	c.weigh(cl)

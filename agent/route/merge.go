@@ -13,7 +13,7 @@ const protocol = "dubbo"
 
 // candidate is one provider that registries list, and what becomes of it.
 type candidate struct {
-	facts
+	*facts
 	provider   registry.Provider
 	registries []string // that list it
 	address    string   // host:port to dial

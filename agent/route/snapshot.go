@@ -15,7 +15,6 @@ type Snapshot struct {
 
 	interfaces   index[*ifaceSet]
 	inbound      *localSet
-	callers      map[string][]Caller // by interface
 	applications map[string]*Table
 }
 
@@ -28,6 +27,14 @@ func (s *Snapshot) Interface(name string) (Update, bool) {
 		return Update{Interface: name, State: Waiting}, false
 	}
 	return set.merged, true
+}
+
+// set is what is known of an interface, nothing if it is not known.
+func (s *Snapshot) set(iface string) *ifaceSet {
+	if set, ok := s.interfaces.value(iface); ok {
+		return set
+	}
+	return &ifaceSet{}
 }
 
 // Services lists the services of protocol dubbo that have a provider, sorted by
