@@ -1,11 +1,16 @@
 package zookeeper
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
+	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 )
 
@@ -22,9 +27,15 @@ type session struct {
 // org.apache.zookeeper.proto.ConnectRequest, ConnectResponse.
 type link struct {
 	// Immutable after New.
-	dialer func(network, address string, timeout time.Duration) (net.Conn, error)
-	begun  func(session) // called before the library learns of a session; may block for a while
-	quit   chan struct{} // closed by detach
+	dialer    func(network, address string, timeout time.Duration) (net.Conn, error)
+	begun     func(session) // called before the library learns of a session; may block for a while
+	handshake time.Duration // how long a server may take to answer a connect request
+	servers   int
+	log       *slog.Logger
+	quit      chan struct{} // closed by detach
+	// expired is set when a server has said that the session is gone: it serves,
+	// so there is no reason to pause before the next try.
+	expired atomic.Bool
 
 	mu       sync.Mutex
 	earlier  *session // guarded by mu; to resume, until the server has answered
@@ -32,12 +43,21 @@ type link struct {
 	tries    int      // guarded by mu; failed ones since the last session
 	open     net.Conn // guarded by mu; the newest connection
 	err      error    // guarded by mu; why the last try failed
+
+	refused int       // guarded by mu; connect requests in a row that were answered by closing
+	since   time.Time // guarded by mu; when the first of them was
+	told    bool      // guarded by mu; it was logged
 }
+
+// A server that knows less than the client has seen closes the connection, so
+// that the client tries another. When all of them do so for this long, the data
+// was wiped or restored, and the library would be shut out for ever.
+const refusedFor = 3 * time.Second
 
 var errDetached = errors.New("detached")
 
-func newLink(begun func(session)) *link {
-	return &link{dialer: net.DialTimeout, begun: begun, quit: make(chan struct{})}
+func newLink(handshake time.Duration, servers int, log *slog.Logger, begun func(session)) *link {
+	return &link{dialer: net.DialTimeout, begun: begun, handshake: handshake, servers: servers, log: log, quit: make(chan struct{})}
 }
 
 // resume has the next connection go on with s.
@@ -105,7 +125,7 @@ func (l *link) dial(network, address string, timeout time.Duration) (net.Conn, e
 		return nil, err
 	}
 	l.open = c
-	return &linked{Conn: c, link: l}, nil
+	return &linked{Conn: c, link: l, answerBy: time.Now().Add(l.handshake)}, nil
 }
 
 // linked is one connection. The library writes and reads its first message on
@@ -113,6 +133,7 @@ func (l *link) dial(network, address string, timeout time.Duration) (net.Conn, e
 type linked struct {
 	net.Conn
 	link     *link
+	answerBy time.Time
 	asked    bool
 	answered bool
 	answer   []byte
@@ -120,9 +141,11 @@ type linked struct {
 
 // Offsets in a message, its length of 4 bytes included.
 const (
+	requestZxid      = 4 + 4         // after length, protocol version
 	requestSession   = 4 + 4 + 8 + 4 // after length, protocol version, last zxid, time-out
 	responseSession  = 4 + 4 + 4     // after length, protocol version, time-out
 	passwordBytes    = 16
+	requestBytes     = requestSession + 8 + 4 + passwordBytes
 	responsePassword = responseSession + 8 + 4
 	responseBytes    = responsePassword + passwordBytes
 )
@@ -137,22 +160,64 @@ func (c *linked) Write(b []byte) (int, error) {
 	}
 	if !c.asked {
 		c.asked = true
+		b = bytes.Clone(b) // the library's buffer
 		if earlier != nil {
-			b = withSession(b, *earlier)
+			resumeIn(b, *earlier)
+		}
+		if c.link.wiped() {
+			forgetIn(b)
 		}
 	}
 	return c.Conn.Write(b)
 }
 
-// withSession puts s into a connect request that asks for a new session.
-func withSession(request []byte, s session) []byte {
-	if len(request) < requestSession+8+4+passwordBytes || binary.BigEndian.Uint64(request[requestSession:]) != 0 {
-		return request
+// wiped tells whether every server refuses what we have seen.
+func (l *link) wiped() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refused < 2*l.servers || time.Since(l.since) < refusedFor {
+		return false
 	}
-	b := append([]byte(nil), request...)
-	binary.BigEndian.PutUint64(b[requestSession:], uint64(s.ID))
-	copy(b[requestSession+8+4:], s.Password)
-	return b
+	if !l.told {
+		l.told = true
+		l.log.Warn("ZooKeeper knows less than we have seen of it: wiped, restored or without a majority; asking anew", "refused", l.refused)
+	}
+	return true
+}
+
+func (l *link) refuse() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.refused == 0 {
+		l.since = time.Now()
+	}
+	l.refused++
+}
+
+// resumeIn puts s into a connect request that asks for a new session.
+func resumeIn(request []byte, s session) {
+	if len(request) < requestBytes || binary.BigEndian.Uint64(request[requestSession:]) != 0 {
+		return
+	}
+	binary.BigEndian.PutUint64(request[requestSession:], uint64(s.ID))
+	copy(request[requestSession+8+4:requestBytes], s.Password)
+}
+
+// forgetIn makes a connect request one of a client that has seen nothing.
+func forgetIn(request []byte) {
+	if len(request) >= requestBytes {
+		clear(request[requestZxid:][:8])
+	}
+}
+
+// SetReadDeadline holds the library to the time for the handshake. By itself it
+// waits several times the session's time-out for a server that is frozen, while
+// the others of the ensemble would answer.
+func (c *linked) SetReadDeadline(t time.Time) error {
+	if !c.answered && (t.IsZero() || t.After(c.answerBy)) {
+		t = c.answerBy
+	}
+	return c.Conn.SetReadDeadline(t)
 }
 
 func (c *linked) Read(b []byte) (int, error) {
@@ -163,6 +228,9 @@ func (c *linked) Read(b []byte) (int, error) {
 			c.answered, c.answer = true, nil
 			c.link.settle(s)
 		}
+	}
+	if !c.answered && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET)) {
+		c.link.refuse()
 	}
 	return n, err
 }
@@ -181,20 +249,23 @@ func answeredSession(response []byte) (session, bool) {
 
 func (l *link) settle(s session) {
 	l.mu.Lock()
-	l.earlier = nil
+	l.earlier, l.refused, l.told = nil, 0, false
 	if s.ID != 0 {
 		l.tries = 0
 	}
 	l.mu.Unlock()
-	if s.ID != 0 {
-		l.begun(s)
+	if s.ID == 0 {
+		l.expired.Store(true)
+		return
 	}
+	l.begun(s)
 }
 
 // hosts gives the library its servers in turn. Unlike the library's own it leaves
 // names to the dialer, so that an address that changes is found, and a name that
 // cannot be resolved now is no error for good. Called by one goroutine only.
 type hosts struct {
+	expired *atomic.Bool // of the link
 	servers []string
 	next    int
 	tried   int       // since the last session
@@ -215,6 +286,9 @@ func (h *hosts) Next() (server string, pause bool) {
 	h.next++
 	pause = h.tried > 0 && h.tried%len(h.servers) == 0 || h.tried == 0 && time.Since(h.since) < time.Second
 	h.tried++
+	if h.expired.Swap(false) {
+		pause = false
+	}
 	return server, pause
 }
 

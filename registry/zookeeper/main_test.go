@@ -23,6 +23,7 @@ const patience = 20 * time.Second
 // One server for all tests that do not stop it; each test has its own roots.
 var common struct {
 	once sync.Once
+	dir  string
 	s    *zktest.Server
 	err  error
 	n    atomic.Int64
@@ -36,7 +37,7 @@ func (m tests) Run() int {
 		panic(err)
 	}
 	defer os.RemoveAll(dir)
-	os.Setenv(dirEnv, dir)
+	common.dir = dir
 	code := m.M.Run()
 	if common.s != nil {
 		common.s.Kill()
@@ -44,13 +45,11 @@ func (m tests) Run() int {
 	return code
 }
 
-const dirEnv = "MESHFERRY_TEST_ZOOKEEPER_DIR"
-
 func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
 
 func server(t *testing.T) *zktest.Server {
 	t.Helper()
-	common.once.Do(func() { common.s, common.err = zktest.Run(context.Background(), os.Getenv(dirEnv)) })
+	common.once.Do(func() { common.s, common.err = zktest.Run(context.Background(), common.dir) })
 	if common.err != nil {
 		t.Fatal(common.err)
 	}

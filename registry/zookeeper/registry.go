@@ -82,7 +82,7 @@ func New(o Options) (*Registry, error) {
 		status:  registry.Status{State: connecting, Since: time.Now()},
 		mine:    map[string]struct{}{},
 	}
-	r.link = newLink(r.journal.begin)
+	r.link = newLink(o.SessionTimeout/3, len(o.Servers), o.Log, r.journal.begin)
 	r.reader = newReader(r.client, r.paths, o.Metadata, o.Log)
 	return r, nil
 }
@@ -96,7 +96,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		r.link.resume(s)
 	}
 	conn, events, err := zk.Connect(r.o.Servers, r.o.SessionTimeout,
-		zk.WithDialer(r.link.dial), zk.WithHostProvider(&hosts{}), zk.WithMaxBufferSize(maxPacket),
+		zk.WithDialer(r.link.dial), zk.WithHostProvider(&hosts{expired: &r.link.expired}), zk.WithMaxBufferSize(maxPacket),
 		zk.WithEventCallback(r.event), zk.WithLogger(debugLog{r.log}))
 	if err != nil {
 		return fmt.Errorf("connect to ZooKeeper: %w", err)
@@ -108,12 +108,12 @@ func (r *Registry) Run(ctx context.Context) error {
 	wg.Go(func() { r.reader.run(reading) })
 	defer func() {
 		stop()
+		r.enter(closed, nil)
 		conn.Close()
 		r.link.drop()
 		for range events { // the library closes it when its goroutines have ended
 		}
 		wg.Wait()
-		r.enter(closed, nil)
 	}()
 
 	authenticated := r.o.User == ""
@@ -175,10 +175,11 @@ func (r *Registry) End(ctx context.Context) error {
 }
 
 func (r *Registry) end(conn *zk.Conn) error {
-	if r.Status().State != registry.Connected {
+	if _, ok := r.usable(); !ok {
 		r.link.detach() // what cannot be ended can still be resumed
 		return fmt.Errorf("end the ZooKeeper session: %w", registry.ErrAway)
 	}
+	r.enter(closed, nil)
 	conn.Close()
 	r.journal.end()
 	return nil
@@ -206,6 +207,10 @@ func (r *Registry) event(e zk.Event) {
 		r.observe(false)
 	case zk.StateDisconnected, zk.StateAuthFailed:
 		r.observe(false)
+	case zk.StateConnecting: // the last try, if there was one, has failed
+		if err := r.link.lastErr(); err != nil {
+			r.note(err)
+		}
 	}
 }
 
@@ -215,6 +220,9 @@ func (r *Registry) observe(alive bool) {
 	r.events++
 	was := r.status.State
 	r.mu.Unlock()
+	if was == closed {
+		return
+	}
 	if alive {
 		poke(r.wake)
 		return
@@ -222,8 +230,6 @@ func (r *Registry) observe(alive bool) {
 	r.reader.connected(false)
 	if was == registry.Connected {
 		r.enter(gone, errors.New("the connection was lost"))
-	} else if err := r.link.lastErr(); err != nil {
-		r.note(err)
 	}
 }
 

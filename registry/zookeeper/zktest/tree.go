@@ -87,17 +87,32 @@ func dump(t testing.TB, c *zk.Conn, b *strings.Builder, path string) {
 	}
 }
 
-// Load writes the nodes of a dump into the server: blocks of "NODE <path>",
+// Load writes the nodes of a dump into the server, below the path under (empty,
+// or with a leading slash; made if need be). A dump has blocks of "NODE <path>",
 // "  kind=persistent|EPHEMERAL …" and, if there is any, "  data=<text>". The
 // ephemeral ones live in the returned session. It is how captures of real peers
 // are put back.
-func (s *Server) Load(t testing.TB, file string) *zk.Conn {
+func (s *Server) Load(t testing.TB, file, under string) *zk.Conn {
 	t.Helper()
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := s.Conn(t)
+	create := func(path, data string, flags int32) {
+		_, err := c.Create(path, []byte(data), flags, zk.WorldACL(zk.PermAll))
+		if err != nil && !errors.Is(err, zk.ErrNodeExists) {
+			t.Fatalf("load %s: %s: %v", file, path, err)
+		}
+	}
+	for i, letter := range under {
+		if letter == '/' && i > 0 {
+			create(under[:i], "", 0)
+		}
+	}
+	if under != "" {
+		create(under, "", 0)
+	}
 	for block := range strings.SplitSeq("\n"+string(text), "\nNODE ") {
 		path, rest, _ := strings.Cut(block, "\n")
 		if !strings.HasPrefix(path, "/") || path == "/" {
@@ -111,10 +126,7 @@ func (s *Server) Load(t testing.TB, file string) *zk.Conn {
 		if strings.HasPrefix(rest, "  kind=EPHEMERAL") {
 			flags = zk.FlagEphemeral
 		}
-		_, err := c.Create(path, []byte(data), flags, zk.WorldACL(zk.PermAll))
-		if err != nil && !errors.Is(err, zk.ErrNodeExists) {
-			t.Fatalf("load %s: %s: %v", file, path, err)
-		}
+		create(under+path, data, flags)
 	}
 	return c
 }

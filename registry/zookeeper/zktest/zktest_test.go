@@ -70,8 +70,12 @@ func TestLoad(t *testing.T) {
 	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	s.Load(t, file)
-	if got, want := s.Tree(t), "/a\n  x\n/a/b (ephemeral)\n  {\"y\":1}\n"; got != want {
+	s.Load(t, file, "")
+	s.Load(t, file, "/c/d")
+	if got, want := s.Tree(t, "/a"), "/a\n  x\n/a/b (ephemeral)\n  {\"y\":1}\n"; got != want {
+		t.Errorf("tree:\n%s\nwant:\n%s", got, want)
+	}
+	if got, want := s.Tree(t, "/c"), "/c\n/c/d\n/c/d/a\n  x\n/c/d/a/b (ephemeral)\n  {\"y\":1}\n"; got != want {
 		t.Errorf("tree:\n%s\nwant:\n%s", got, want)
 	}
 }
