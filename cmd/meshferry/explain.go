@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -71,12 +72,12 @@ func (e explanation) print(p *printer) {
 	if e.Dedicated {
 		dedicated = "one for each caller, because of callbacks"
 	}
-	groups := ""
-	if len(e.Groups) > 0 {
-		groups = fmt.Sprintf("%q", e.Groups)
+	var groups []string
+	for _, g := range e.Groups {
+		groups = append(groups, cmp.Or(g, "(none)"))
 	}
 	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason,
-		"groups", groups, "load balancing", because(e.Policy, e.PolicyWhy), "time-out", because(e.Timeout, e.TimeoutWhy), "connections", dedicated)
+		"groups", strings.Join(groups, ", "), "load balancing", because(e.Policy, e.PolicyWhy), "time-out", because(e.Timeout, e.TimeoutWhy), "connections", dedicated)
 	p.line("")
 	candidates(p, e.Candidates)
 }

@@ -68,7 +68,7 @@ func (p *printer) table(header []string, rows [][]string) {
 			used[i] = used[i] || cell != ""
 		}
 	}
-	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
+	var lines []string
 	for _, row := range append([][]string{header}, rows...) {
 		var cells []string
 		for i, cell := range row {
@@ -76,27 +76,34 @@ func (p *printer) table(header []string, rows [][]string) {
 				cells = append(cells, visible(cell))
 			}
 		}
-		if p.err == nil {
-			_, p.err = fmt.Fprintln(t, strings.Join(cells, "\t"))
-		}
+		lines = append(lines, strings.Join(cells, "\t"))
 	}
-	if p.err == nil {
-		p.err = t.Flush()
+	p.aligned(lines)
+}
+
+// aligned writes lines whose cells are divided by tabs.
+func (p *printer) aligned(lines []string) {
+	var b strings.Builder // writing to it does not fail
+	t := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
+	for _, line := range lines {
+		fmt.Fprintln(t, line)
+	}
+	t.Flush()
+	for line := range strings.Lines(b.String()) {
+		p.line("%s", strings.TrimRight(line, " \n"))
 	}
 }
 
 // facts writes names and values below each other; those without a value are left
 // out.
 func (p *printer) facts(pairs ...string) {
-	t := tabwriter.NewWriter(p.w, 0, 0, 2, ' ', 0)
+	var lines []string
 	for i := 0; i+1 < len(pairs); i += 2 {
-		if pairs[i+1] != "" && p.err == nil {
-			_, p.err = fmt.Fprintf(t, "%s\t%s\n", pairs[i], visible(pairs[i+1]))
+		if pairs[i+1] != "" {
+			lines = append(lines, pairs[i]+"\t"+visible(pairs[i+1]))
 		}
 	}
-	if p.err == nil {
-		p.err = t.Flush()
-	}
+	p.aligned(lines)
 }
 
 // visible keeps what others wrote from moving the cursor.
