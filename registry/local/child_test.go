@@ -98,6 +98,7 @@ func reader(t *testing.T, dir string) (*Registry, <-chan registry.Endpoints) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	r.sweep = time.Hour // events alone must tell
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 2)
 	ch := make(chan registry.Endpoints)
@@ -131,8 +132,8 @@ func await(t *testing.T, ch <-chan registry.Endpoints, want int) {
 
 const foo = "dubbo://127.0.0.1:%d/com.a.Foo?interface=com.a.Foo&side=provider"
 
-// TestKilledProcess kills owners without a word. Their entries must go by the
-// event; the sweep alone would need seconds for each round.
+// TestKilledProcess kills owners without a word: the event of their death, and
+// nothing else, must take their entries away.
 func TestKilledProcess(t *testing.T) {
 	dir := t.TempDir()
 	_, ch := reader(t, dir)

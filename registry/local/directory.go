@@ -21,7 +21,6 @@ const (
 	suffix    = ".entry.json"
 	temporary = ".new-" // prefix of a file that is not an entry yet
 	lockName  = ".lock" // held by an Apply that decides
-	sweep     = 5 * time.Second
 	orphan    = time.Minute // age of a temporary file that nobody will rename
 	tries     = 10          // after a close: 1, 2, 4, ... 512 ms
 )
@@ -81,7 +80,7 @@ func (r *Registry) follow(ctx context.Context) (connected bool, err error) {
 	r.connected()
 	r.removeOrphans()
 	for try := tries; ; {
-		pause := sweep
+		pause := r.sweep
 		if try < tries {
 			pause = time.Millisecond << try
 			try++

@@ -32,6 +32,7 @@ type Registry struct {
 	log         *slog.Logger
 	lost        chan struct{}
 	applying    chan struct{} // holds a token while an Apply runs
+	sweep       time.Duration // between two looks that no event asked for
 
 	mu      sync.Mutex
 	status  registry.Status     // guarded by mu
@@ -83,6 +84,7 @@ func New(o Options) (*Registry, error) {
 		name:     fileName(o.HostID, rand.Text()),
 		lost:     make(chan struct{}, 1),
 		applying: make(chan struct{}, 1),
+		sweep:    5 * time.Second,
 		status:   registry.Status{State: "connecting", Since: time.Now()},
 		foreign:  map[string]*foreign{},
 		skipped:  map[string]skipped{},
