@@ -71,15 +71,15 @@ func CheckInterface(name string) error {
 	return nil
 }
 
-// Matches tells whether a provided service satisfies what a consumer asked for:
+// Matches tells whether a provided service satisfies s, what a consumer asked for:
 // equal interfaces, and for group and version equality, "*", or one of a comma
 // list ("*" in a list has no meaning). Source:
 // org.apache.dubbo.common.utils.UrlUtils#isMatch, isItemMatch. Unlike it, lists
 // of versions match too, and "0.0.0" and an empty parameter are the same as none.
-func (asked Service) Matches(provided Service) bool {
-	return asked.Interface == provided.Interface &&
-		matchesItem(asked.Group, provided.Group) &&
-		matchesItem(asked.Version, provided.Version)
+func (s Service) Matches(provided Service) bool {
+	return s.Interface == provided.Interface &&
+		matchesItem(s.Group, provided.Group) &&
+		matchesItem(s.Version, provided.Version)
 }
 
 func matchesItem(asked, provided string) bool {

@@ -19,8 +19,8 @@ import (
 
 const (
 	suffix    = ".entry.json"
-	temporary = ".new-" // prefix of a file that is not an entry yet
-	lockName  = ".lock" // held by an Apply that decides
+	temporary = ".new-"     // prefix of a file that is not an entry yet
+	lockName  = ".lock"     // held by an Apply that decides
 	orphan    = time.Minute // age of a temporary file that nobody will rename
 	tries     = 10          // after a close: 1, 2, 4, ... 512 ms
 )
