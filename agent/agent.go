@@ -215,7 +215,7 @@ func (a *Agent) openRegistries() error {
 			HostID:    hostID,
 			Mode:      func(s registry.Service) reconcile.Mode { return reconcile.Mode(a.cfg.PublishMode(s)) },
 			Models:    a.cfg.Publish.Models,
-			Log:       log.With("part", "reconcile"),
+			Log:       a.log.With("part", "reconcile"),
 		})))
 	}
 	a.discovery = discovery.New(discovery.Options{
