@@ -121,7 +121,7 @@ func (d *demo) startAgents(ctx context.Context, bin string) error {
 		if err != nil {
 			return err
 		}
-		if err := d.await(ctx, h.agent, "agent "+h.name+" to be ready", func() error { return answers(ctx, h.at(h.control), "/readyz") }); err != nil {
+		if err := d.await(ctx, h.agent, "agent "+h.name+" to be ready", func() error { return d.connected(ctx, h) }); err != nil {
 			return err
 		}
 		d.say("   host %s  %s   %d outbound: its own applications call it", h.name, h.address, h.outbound)

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/meshferry/meshferry/registry"
 )
 
 // counts is how many calls passed a place.
@@ -115,12 +117,24 @@ func fetch(ctx context.Context, address, path string) (*http.Response, error) {
 	return resp, nil
 }
 
-func answers(ctx context.Context, address, path string) error {
-	resp, err := fetch(ctx, address, path)
-	if err == nil {
-		resp.Body.Close()
+// connected says whether an agent runs and has reached its registry.
+func (d *demo) connected(ctx context.Context, h *host) error {
+	var status struct {
+		State      string
+		Registries []struct{ Name, State, Error string }
 	}
-	return err
+	if err := get(ctx, h.at(h.control), "/v1/status", &status); err != nil {
+		return err
+	}
+	for _, r := range status.Registries {
+		if r.State != registry.Connected {
+			return fmt.Errorf("registry %s is %s %s", r.Name, r.State, r.Error)
+		}
+	}
+	if status.State != "running" {
+		return fmt.Errorf("it is %s", status.State)
+	}
+	return nil
 }
 
 func get(ctx context.Context, address, path string, into any) error {

@@ -45,7 +45,7 @@ func Example() {
 		fmt.Println(err) // the agent refuses
 		return
 	}
-	fmt.Println(result.State, result.Reason) // "pending agent-away" without an agent
+	fmt.Println(result.State) // "pending", with the reason "agent-away", without an agent
 
 	bar, err := c.Subscribe(ctx, meshferry.Consumer{Interface: "com.a.Bar", Protocol: "dubbo"})
 	if err != nil {
