@@ -26,6 +26,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meshferry/meshferry/agent/admin"
 	"github.com/meshferry/meshferry/agent/api"
 	"github.com/meshferry/meshferry/agent/config"
 	"github.com/meshferry/meshferry/agent/discovery"
@@ -152,9 +153,19 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	if a.listeners.mosn != nil {
 		o.Mosn = &api.Mosn{Listeners: []net.Listener{a.listeners.mosn}, ProviderPort: cfg.Compat.Mosn.ProviderPort, Registry: cfg.Compat.Mosn.Registry}
 	}
+	watched := admin.Options{
+		Version:   version,
+		Routes:    a.router,
+		Counters:  a.proxy.Counters,
+		Workloads: a.workloads.View(),
+		Discovery: a.discovery.Statuses,
+		NotReady:  a.notReady,
+	}
 	for _, b := range a.backends {
 		o.Registries = append(o.Registries, api.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
+		watched.Registries = append(watched.Registries, admin.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
 	}
+	o.Admin = admin.New(watched)
 	if a.api, err = api.New(o); err != nil {
 		return nil, err
 	}
@@ -363,6 +374,20 @@ func localOf(p workload.Publication, host string) (route.Local, bool) {
 		Address: p.Address, Application: u.Param("application"), Workload: p.Workload, Protocol: p.Protocol,
 		Service: p.Service, Path: p.Path, URL: u, Readonly: !p.Live,
 	}, true
+}
+
+// notReady lists why this agent should get no new work. The listeners are open
+// since New; a registry that is away is no reason as long as something is known.
+func (a *Agent) notReady() (why []string) {
+	if a.stopping.Load() {
+		why = append(why, "stopping")
+	}
+	for _, b := range a.backends {
+		if b.loop.State().Load() == nil {
+			why = append(why, "registry "+b.name+" was not compared yet")
+		}
+	}
+	return why
 }
 
 // close releases what New opened and no part has closed.
