@@ -383,8 +383,8 @@ func (a *Agent) notReady() (why []string) {
 		why = append(why, "stopping")
 	}
 	for _, b := range a.backends {
-		if b.loop.State().Load() == nil {
-			why = append(why, "registry "+b.name+" was not compared yet")
+		if s := b.loop.State().Load(); s.LastCompare.IsZero() && s.Err == "" {
+			why = append(why, "registry "+b.name+" was not asked yet")
 		}
 	}
 	return why

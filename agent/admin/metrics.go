@@ -111,9 +111,6 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		flag(connected, s.State == registry.Connected, r.Name)
 		gauge(stateAge, time.Since(s.Since).Seconds(), r.Name, s.State)
 		state := r.State.Load()
-		if state == nil {
-			state = &reconcile.State{}
-		}
 		flag(inSync, state.InSync, r.Name)
 		if !state.LastCompare.IsZero() {
 			gauge(compared, time.Since(state.LastCompare).Seconds(), r.Name)
