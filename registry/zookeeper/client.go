@@ -213,25 +213,26 @@ func (c *client) list(ctx context.Context, path string) ([]string, error) {
 	return names, err
 }
 
-// create creates a node, and its parents if they are missing. The parents are
-// tried from the bottom, because we need not be allowed to create at the top.
+// create creates a node, and its parents if they are missing. Whether they are
+// is asked first, because a create that fails costs the ensemble, and the budget,
+// as much as one that does not.
 func (c *client) create(ctx context.Context, path string, data []byte, flags int32) error {
-	for {
-		err := c.write(ctx, func(conn *zk.Conn) error {
-			_, err := conn.Create(path, data, flags, c.acl)
-			return err
+	if parent := parentOf(path); parent != "" {
+		there, err := call(ctx, c, func(conn *zk.Conn) (bool, error) {
+			there, _, err := conn.Exists(parent)
+			return there, err
 		})
-		if !errors.Is(err, zk.ErrNoNode) {
-			return err
+		if err == nil && !there {
+			err = c.create(ctx, parent, nil, 0)
 		}
-		parent := parentOf(path)
-		if parent == "" {
-			return err
-		}
-		if err := c.create(ctx, parent, nil, 0); err != nil && !errors.Is(err, zk.ErrNodeExists) {
+		if err != nil && !errors.Is(err, zk.ErrNodeExists) {
 			return fmt.Errorf("create %s: %w", parent, err)
 		}
 	}
+	return c.write(ctx, func(conn *zk.Conn) error {
+		_, err := conn.Create(path, data, flags, c.acl)
+		return err
+	})
 }
 
 func parentOf(path string) string {

@@ -86,13 +86,6 @@ func (m *memory) Save(b []byte) error {
 	return m.err
 }
 
-// change edits what is stored, as text.
-func (m *memory) change(old, new string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.b = []byte(strings.Replace(string(m.b), old, new, 1))
-}
-
 type logs struct{ t *testing.T }
 
 func (l logs) Write(b []byte) (int, error) {
