@@ -150,12 +150,12 @@ func (d *demo) freePort(address string, usual int) (int, error) {
 }
 
 func (d *demo) startProvider(ctx context.Context, bin string) (*application, error) {
-	port, err := d.freePort("", 20880)
+	port, err := d.freePort(d.a.address, 20880)
 	if err != nil {
 		return nil, err
 	}
 	d.title("A provider starts on host A, on port %d. Its registry is mesh://%s: the agent.", port, d.a.at(d.a.control))
-	p, err := d.startApplication(ctx, bin, "provider", "--registry", "mesh://"+d.a.at(d.a.control), "--port", strconv.Itoa(port), "--name", "the provider on host A")
+	p, err := d.startApplication(ctx, bin, "provider", "--registry", "mesh://"+d.a.at(d.a.control), "--ip", d.a.address, "--port", strconv.Itoa(port), "--name", "the provider on host A")
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +227,32 @@ func (d *demo) startConsumer(ctx context.Context, bin string) (*application, err
 	if err != nil {
 		return nil, err
 	}
-	d.say("   It asked what to call for %s, and was told: %s, its own agent.", service, d.b.at(d.b.outbound))
+	var status struct {
+		Outbound  string
+		Workloads []struct {
+			Subscriptions []struct{ Service, State, Mode string }
+		}
+	}
+	err = d.await(ctx, c.child, "agent B to have answered the consumer", func() error {
+		if err := get(ctx, d.b.at(d.b.control), "/v1/status", &status); err != nil {
+			return err
+		}
+		for _, w := range status.Workloads {
+			for _, s := range w.Subscriptions {
+				if s.Service == service && s.State == "ready" && s.Mode == "mesh" {
+					return nil
+				}
+			}
+		}
+		return fmt.Errorf("GET /v1/status of agent B says %+v", status.Workloads)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if status.Outbound != d.b.at(d.b.outbound) {
+		return nil, fmt.Errorf("agent B hands out %s, not its own %s", status.Outbound, d.b.at(d.b.outbound))
+	}
+	d.say("   It asked what to call for %s, and was told: %s, its own agent.", service, status.Outbound)
 	return c, nil
 }
 

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"dubbo.apache.org/dubbo-go/v3/common/constant"
+	"dubbo.apache.org/dubbo-go/v3/global"
+	"dubbo.apache.org/dubbo-go/v3/registry"
 )
 
 func TestParse(t *testing.T) {
@@ -33,6 +35,26 @@ func TestParse(t *testing.T) {
 func TestBadRegistryType(t *testing.T) {
 	if _, err := instance(settings{registry: "mesh://h:1", registryType: "both"}); err == nil || !strings.Contains(err.Error(), "registry-type") {
 		t.Errorf("%v", err)
+	}
+}
+
+func TestRegistryAddress(t *testing.T) {
+	for in, want := range map[string]registry.Options{
+		"mesh://127.0.0.1:20883":          {Registry: &global.RegistryConfig{Protocol: "mesh", Address: "mesh://127.0.0.1:20883"}},
+		"zookeeper://h1:2181,h2:2181":     {Registry: &global.RegistryConfig{Protocol: "zookeeper", Address: "zookeeper://h1:2181,h2:2181"}},
+		"zookeeper://u:p@ss@h1:2181/prod": {Registry: &global.RegistryConfig{Protocol: "zookeeper", Address: "zookeeper://h1:2181", Username: "u", Password: "p@ss", Group: "prod"}},
+	} {
+		o, err := registryOptions(settings{registry: in, registryType: "all"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, w := registry.NewOptions(o...).Registry, want.Registry
+		if got.Protocol != w.Protocol || got.Address != w.Address || got.Username != w.Username || got.Password != w.Password || got.Group != w.Group {
+			t.Errorf("%s: %+v", in, got)
+		}
+	}
+	if _, err := registryOptions(settings{registry: "127.0.0.1:2181", registryType: "all"}); err == nil {
+		t.Error("an address without a scheme was taken")
 	}
 }
 

@@ -115,19 +115,41 @@ func instance(s settings, more ...dubbo.InstanceOption) (*dubbo.Instance, error)
 			graceful_shutdown.WithStepTimeout(2*time.Second), graceful_shutdown.WithOfflineRequestWindowTimeout(100*time.Millisecond)),
 	}
 	if s.registry != "" {
-		level, ok := map[string]registry.Option{
-			"interface": registry.WithRegisterInterface(), "application": registry.WithRegisterService(), "all": registry.WithRegisterServiceAndInterface(),
-		}[s.registryType]
-		if !ok {
-			return nil, fmt.Errorf("--registry-type %q: want interface, application or all", s.registryType)
-		}
-		r := []registry.Option{registry.WithAddress(s.registry), level}
-		if strings.HasPrefix(s.registry, "mesh://") {
-			r = append(r, registry.WithParams(map[string]string{"cache": s.cache}))
+		r, err := registryOptions(s)
+		if err != nil {
+			return nil, err
 		}
 		o = append(o, dubbo.WithRegistry(r...))
 	}
 	return dubbo.NewInstance(append(o, more...)...)
+}
+
+// registryOptions takes the registry address apart: dubbo-go wants user,
+// password and the root of interfaces (its "group") by themselves.
+func registryOptions(s settings) ([]registry.Option, error) {
+	level, ok := map[string]registry.Option{
+		"interface": registry.WithRegisterInterface(), "application": registry.WithRegisterService(), "all": registry.WithRegisterServiceAndInterface(),
+	}[s.registryType]
+	if !ok {
+		return nil, fmt.Errorf("--registry-type %q: want interface, application or all", s.registryType)
+	}
+	scheme, rest, ok := strings.Cut(s.registry, "://")
+	if !ok {
+		return nil, fmt.Errorf("--registry %q: want mesh://… or zookeeper://…", s.registry)
+	}
+	if scheme == "mesh" {
+		return []registry.Option{level, registry.WithAddress(s.registry), registry.WithParams(map[string]string{"cache": s.cache})}, nil
+	}
+	o := []registry.Option{level}
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		user, password, _ := strings.Cut(rest[:i], ":")
+		o, rest = append(o, registry.WithUsername(user), registry.WithPassword(password)), rest[i+1:]
+	}
+	hosts, root, _ := strings.Cut(rest, "/")
+	if root != "" {
+		o = append(o, registry.WithGroup(root))
+	}
+	return append(o, registry.WithAddress(scheme+"://"+hosts)), nil
 }
 
 func main() {

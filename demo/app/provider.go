@@ -99,12 +99,15 @@ func (e *exported) Done() <-chan struct{} {
 
 func provide(ctx context.Context, s settings, out io.Writer) error {
 	p := []protocol.ServerOption{protocol.WithDubbo(), protocol.WithPort(s.port)}
+	var more []dubbo.InstanceOption
 	if s.ip != "" {
-		p = append(p, protocol.WithIp(s.ip))
+		// Otherwise dubbo-go opens the same port once more, on all addresses, for
+		// its own MetadataService, and panics.
+		p, more = append(p, protocol.WithIp(s.ip)), append(more, dubbo.WithRemoteMetadata())
 	}
 	// The protocol goes to the instance: given to the server alone, a default
 	// triple listener on 50051 comes with it.
-	ins, err := instance(s, dubbo.WithProtocol(p...))
+	ins, err := instance(s, append(more, dubbo.WithProtocol(p...))...)
 	if err != nil {
 		return err
 	}
