@@ -137,55 +137,45 @@ func response(r io.Reader) ([]byte, error) {
 	}
 }
 
-// decode reads a MetadataInfo without its Java class: objects of unknown classes
-// come as maps.
+// decode reads a response body that holds a MetadataInfo.
 func decode(body []byte) (m registry.Metadata, err error) {
-	defer func() { // the decoder panics on some malformed input
-		if p := recover(); p != nil {
-			err = fmt.Errorf("malformed answer: %v", p)
-		}
-	}()
-	d := hessian.NewDecoder(body)
-	kind, err := d.Decode()
+	d := decoder{b: body}
+	kind, err := d.int()
 	if err != nil {
 		return m, err
 	}
-	if kind != int32(1) && kind != int32(4) { // DubboCodec.RESPONSE_VALUE, …_WITH_ATTACHMENTS
-		return m, fmt.Errorf("no value in the answer (type %v): the revision is not known there, or the service is not", kind)
+	if kind != 1 && kind != 4 { // DubboCodec.RESPONSE_VALUE, …_WITH_ATTACHMENTS
+		return m, fmt.Errorf("no value in the answer (type %d): the revision is not known there, or the service is not", kind)
 	}
-	value, err := d.Decode()
+	value, err := d.value(0)
 	if err != nil {
 		return m, err
 	}
-	fields := dictionary(value)
-	if fields == nil {
+	fields, ok := value.(map[string]any)
+	if !ok {
 		return m, fmt.Errorf("the answer is a %T", value)
 	}
 	m = registry.Metadata{Application: text(fields["app"]), Revision: text(fields["revision"]), Services: map[string]registry.ServiceInfo{}}
-	for key, s := range dictionary(fields["services"]) {
-		f := dictionary(s)
-		if f == nil {
+	services, _ := fields["services"].(map[string]any)
+	for key, s := range services {
+		f, ok := s.(map[string]any)
+		if !ok {
 			continue
 		}
 		info := registry.ServiceInfo{
 			Name: text(f["name"]), Group: text(f["group"]), Version: text(f["version"]),
 			Protocol: text(f["protocol"]), Path: text(f["path"]), Params: map[string]string{},
 		}
-		if n, ok := f["port"].(int32); ok {
+		if n, ok := f["port"].(int64); ok && n > 0 && n <= 65535 {
 			info.Port = int(n)
 		}
-		for k, v := range dictionary(f["params"]) {
-			info.Params[text(k)] = text(v)
+		params, _ := f["params"].(map[string]any)
+		for k, v := range params {
+			info.Params[k] = text(v)
 		}
-		m.Services[text(key)] = info
+		m.Services[key] = info
 	}
 	return m, nil
-}
-
-// dictionary is v as a map, nil when it is none.
-func dictionary(v any) map[any]any {
-	m, _ := v.(map[any]any)
-	return m
 }
 
 // text is v as a string, empty when it is none.
