@@ -66,7 +66,6 @@ func load(ctx context.Context, rate int, length time.Duration, w *json.Encoder, 
 		select {
 		case <-time.After(time.Until(due)):
 		case <-ctx.Done():
-			total = i
 		}
 		if ctx.Err() != nil {
 			break
