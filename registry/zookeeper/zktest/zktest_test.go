@@ -95,26 +95,6 @@ func TestEnsembleSurvivesOneMember(t *testing.T) {
 	}
 }
 
-func TestCacheFolder(t *testing.T) {
-	t.Setenv("MESHFERRY_CACHE", "")
-	dir, err := cacheDir()
-	if err != nil || filepath.Base(dir) != ".cache" {
-		t.Errorf("cacheDir() = %q, %v", dir, err)
-	}
-	if _, err := os.Stat(filepath.Join(filepath.Dir(dir), "go.mod")); err != nil {
-		t.Error(err)
-	}
-	t.Setenv("MESHFERRY_CACHE", "/elsewhere")
-	if dir, _ := cacheDir(); dir != "/elsewhere" {
-		t.Errorf("cacheDir() = %q", dir)
-	}
-	t.Setenv("MESHFERRY_CACHE", "")
-	t.Chdir(t.TempDir())
-	if dir, err := cacheDir(); err == nil {
-		t.Errorf("outside the repository: %q, want an error", dir)
-	}
-}
-
 // TestPortTaken makes sure that the reason of a failed start can be read: Run
 // chooses another port by it.
 func TestPortTaken(t *testing.T) {

@@ -37,7 +37,12 @@ public final class Peer {
         PrintStream out = new PrintStream(System.out, true, "UTF-8");
         System.setOut(System.err); // the lines that programs read are ours alone
         Peer peer = new Peer(JSON.readTree(args[0]));
-        peer.start();
+        try {
+            peer.start();
+        } catch (Throwable t) {
+            t.printStackTrace();
+            Runtime.getRuntime().halt(1); // threads of Dubbo would keep it alive
+        }
         out.println("{\"ready\":true}");
         BufferedReader in = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
         for (String line = in.readLine(); line != null; line = in.readLine()) {

@@ -1,0 +1,348 @@
+package javapeer
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// readyWithin bounds the start of a JVM on a busy machine; callWithin the wait
+// for an answer beyond what a load takes by itself.
+const (
+	readyWithin = 90 * time.Second
+	callWithin  = 60 * time.Second
+)
+
+// Options describe a process. One with a port is a provider; any can call.
+type Options struct {
+	Line        Line
+	Dir         string // for its log and Dubbo's own files
+	Application string // default: java-<line>
+
+	// Registry is what Dubbo is told: "zookeeper://127.0.0.1:2181?register-mode=instance".
+	// Empty: none; a consumer then needs URL.
+	Registry   string
+	Params     map[string]string // parameters of the service and of references
+	Properties map[string]string // -D: "dubbo.application.service-discovery.migration": "FORCE_APPLICATION"
+
+	// Provider. Java binds all addresses and refuses to register a loopback one.
+	Port           int
+	Name           string // in its answers
+	Group, Version string
+
+	// Consumer.
+	URL     string // call this, without a registry: "dubbo://[::ffff:127.0.0.1]:20881"
+	Timeout time.Duration
+	Retries *int // nil: Dubbo's default, 2
+}
+
+// settings is what Peer.java reads.
+type settings struct {
+	Application string            `json:"application"`
+	Registry    string            `json:"registry,omitempty"`
+	Params      map[string]string `json:"params,omitempty"`
+	Port        int               `json:"port,omitempty"`
+	Name        string            `json:"name,omitempty"`
+	Group       string            `json:"group,omitempty"`
+	Version     string            `json:"version,omitempty"`
+	URL         string            `json:"url,omitempty"`
+	Timeout     int64             `json:"timeout"` // ms
+	Retries     *int              `json:"retries,omitempty"`
+}
+
+// Call is what to call, and how often.
+type Call struct {
+	Method         string `json:"method"` // sayHello, slow, fail or echo; default sayHello
+	Arg            string `json:"arg"`    // default "world"; slow: milliseconds, echo: bytes
+	N              int    `json:"n"`      // one after the other; default 1
+	Group, Version string `json:",omitempty"`
+}
+
+// Entry is one call of a ledger. Times are milliseconds.
+type Entry struct {
+	N             int
+	At, MS        float64 // when it began, after the first; how long it took
+	OK            bool
+	Answer, Error string
+	Cause         string // the error at the root
+}
+
+// Stats is what a provider counted.
+type Stats struct {
+	Name        string
+	Calls       map[string]int // by method
+	Connections int            // distinct ones that carried a call
+	Peers       []string       // their far ends
+}
+
+// Peer is a running process. Its methods may be called from any goroutine.
+type Peer struct {
+	// immutable after Run
+	cmd  *exec.Cmd
+	log  string
+	gone chan struct{} // closed when it has ended
+
+	mu      sync.Mutex
+	in      io.Writer              // guarded by mu
+	next    int                    // guarded by mu
+	waiting map[int]chan<- message // guarded by mu; nil when it has ended
+}
+
+// message is one line of its standard output.
+type message struct {
+	ID    int
+	Ready bool
+	Error string
+	Calls []Entry
+	Stats Stats
+}
+
+// Start runs a peer until the test ends. Its log is shown if the test fails.
+func Start(t testing.TB, o Options) *Peer {
+	t.Helper()
+	if o.Dir == "" {
+		o.Dir = t.TempDir()
+	}
+	p, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("Java Dubbo %s logged:\n%s", o.Line, p.Log())
+		}
+	})
+	return p
+}
+
+// Run installs if need be, starts a process and waits until it is ready: a
+// provider has registered. ctx bounds the start only.
+func Run(ctx context.Context, o Options) (*Peer, error) {
+	classPath, err := Install(ctx, o.Line)
+	if err != nil {
+		return nil, err
+	}
+	p := &Peer{log: filepath.Join(o.Dir, "java.log"), gone: make(chan struct{}), waiting: map[int]chan<- message{}}
+	ready := make(chan message, 1)
+	p.waiting[0] = ready
+	if err := p.launch(o, classPath); err != nil {
+		return nil, fmt.Errorf("start Java Dubbo %s: %w", o.Line, err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, readyWithin)
+	defer cancel()
+	if m, err := p.wait(ctx, ready); err != nil || !m.Ready {
+		p.Kill()
+		return nil, fmt.Errorf("start Java Dubbo %s: %w\n%s", o.Line, errors.Join(err, errors.New("it is not ready")), p.Log())
+	}
+	return p, nil
+}
+
+// arguments of the JVM. Dubbo's serializers look into classes of the JDK.
+func arguments(o Options, classPath string) ([]string, error) {
+	s := settings{o.Application, o.Registry, o.Params, o.Port, o.Name, o.Group, o.Version, o.URL, o.Timeout.Milliseconds(), o.Retries}
+	if s.Application == "" {
+		s.Application = "java-" + string(o.Line)
+	}
+	if s.Timeout == 0 {
+		s.Timeout = 3000
+	}
+	text, err := json.Marshal(s)
+	if err != nil {
+		return nil, err
+	}
+	// The compiler's second stage costs more than it brings in a short life.
+	args := []string{"-Xmx256m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-Duser.home=" + o.Dir,
+		"-Ddubbo.application.logger=slf4j", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn", "-Dorg.slf4j.simpleLogger.showDateTime=true",
+		"-Ddubbo.application.qos-enable=false"} // its port is the same for all
+	for _, pkg := range []string{"lang", "util", "math", "time"} {
+		args = append(args, "--add-opens=java.base/java."+pkg+"=ALL-UNNAMED")
+	}
+	for k, v := range o.Properties {
+		args = append(args, "-D"+k+"="+v)
+	}
+	return append(args, "-cp", classPath, "org.example.Peer", string(text)), nil
+}
+
+func (p *Peer) launch(o Options, classPath string) error {
+	args, err := arguments(o, classPath)
+	if err != nil {
+		return err
+	}
+	log, err := os.Create(p.log)
+	if err != nil {
+		return err
+	}
+	defer log.Close() // the process has its own
+	p.cmd = exec.Command("java", args...)
+	p.cmd.Dir, p.cmd.Stderr = o.Dir, log
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if p.in, err = p.cmd.StdinPipe(); err != nil {
+		return err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	started := make(chan error)
+	go func() {
+		defer close(p.gone)
+		// Linux sends Pdeathsig when the thread that forked ends, so this one stays.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := p.cmd.Start()
+		started <- err
+		if err == nil {
+			p.read(out)
+			_ = p.cmd.Wait() // how it ended is of no interest: Kill ends it by a signal
+		}
+	}()
+	return <-started
+}
+
+// read hands lines to those who wait for them, until there are no more.
+func (p *Peer) read(out io.Reader) {
+	for lines := bufio.NewReader(out); ; {
+		line, err := lines.ReadBytes('\n')
+		var m message
+		if err == nil && json.Unmarshal(line, &m) == nil {
+			p.mu.Lock()
+			if who := p.waiting[m.ID]; who != nil {
+				who <- m
+				delete(p.waiting, m.ID)
+			}
+			p.mu.Unlock()
+		}
+		if err != nil {
+			break
+		}
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, who := range p.waiting {
+		close(who)
+	}
+	p.waiting = nil
+}
+
+func (p *Peer) wait(ctx context.Context, answer <-chan message) (message, error) {
+	select {
+	case m, ok := <-answer:
+		switch {
+		case !ok:
+			return m, errors.New("it has ended")
+		case m.Error != "":
+			return m, errors.New(m.Error)
+		}
+		return m, nil
+	case <-ctx.Done():
+		return message{}, fmt.Errorf("no answer: %w", ctx.Err())
+	}
+}
+
+// ask sends one line and waits for its answer.
+func (p *Peer) ask(ctx context.Context, what string, request map[string]any) (message, error) {
+	answer := make(chan message, 1)
+	p.mu.Lock()
+	p.next++
+	request["id"], request["do"] = p.next, what
+	text, err := json.Marshal(request)
+	if err == nil && p.waiting == nil {
+		err = errors.New("it has ended")
+	}
+	if err == nil {
+		p.waiting[p.next] = answer
+		_, err = p.in.Write(append(text, '\n'))
+	}
+	p.mu.Unlock()
+	if err != nil {
+		return message{}, fmt.Errorf("java %s: %w", what, err)
+	}
+	m, err := p.wait(ctx, answer)
+	if err != nil {
+		return m, fmt.Errorf("java %s: %w", what, err)
+	}
+	return m, nil
+}
+
+func (c Call) request() map[string]any {
+	r := map[string]any{"method": c.Method, "arg": c.Arg, "n": max(c.N, 1), "group": c.Group, "version": c.Version}
+	if c.Method == "" {
+		r["method"] = "sayHello"
+	}
+	if c.Arg == "" {
+		r["arg"] = "world"
+	}
+	return r
+}
+
+// Call makes calls one after the other. An error means that the process could not
+// be asked; a call that failed is an entry.
+func (p *Peer) Call(ctx context.Context, c Call) ([]Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	m, err := p.ask(ctx, "call", c.request())
+	return m.Calls, err
+}
+
+// Load begins rate calls a second for a time, whether or not earlier ones have
+// been answered, and waits for all.
+func (p *Peer) Load(ctx context.Context, c Call, rate int, length time.Duration) ([]Entry, error) {
+	ctx, cancel := context.WithTimeout(ctx, length+callWithin)
+	defer cancel()
+	r := c.request()
+	r["rate"], r["ms"] = rate, length.Milliseconds()
+	m, err := p.ask(ctx, "load", r)
+	return m.Calls, err
+}
+
+// Stats asks a provider what it counted.
+func (p *Peer) Stats(ctx context.Context) (Stats, error) {
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	m, err := p.ask(ctx, "stats", map[string]any{})
+	return m.Stats, err
+}
+
+// Log is its standard error so far: warnings and errors of Dubbo.
+func (p *Peer) Log() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// PID is its process id.
+func (p *Peer) PID() int { return p.cmd.Process.Pid }
+
+// Kill ends it as a crash does, and returns when it is gone.
+func (p *Peer) Kill() {
+	_ = p.cmd.Process.Kill() // fails only when it is gone
+	<-p.gone
+}
+
+// Stop lets Dubbo unregister, drain and end. It says when that takes too long.
+func (p *Peer) Stop(ctx context.Context) error {
+	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only when it is gone
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	select {
+	case <-p.gone:
+		return nil
+	case <-ctx.Done():
+		p.Kill()
+		return fmt.Errorf("stop Java: %w", ctx.Err())
+	}
+}

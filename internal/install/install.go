@@ -1,0 +1,165 @@
+// Package install keeps what tests and demos fetch or compile once: in .cache
+// beside go.mod, or in $MESHFERRY_CACHE.
+//
+// Invariants:
+//   - A folder that exists is whole: it appears by a rename.
+//   - Several processes may ask for one folder at once: one fills it, the others
+//     wait; the lock ends with its holder.
+package install
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+const module = "module github.com/meshferry/meshferry"
+
+// Once gives the folder name-hash in the cache, where hash stands for key: other
+// content, other folder. If it is not there, fill is given an empty folder that
+// becomes it.
+func Once(name string, key []byte, fill func(dir string) error) (string, error) {
+	cache, err := Cache()
+	if err != nil {
+		return "", fmt.Errorf("install %s: %w", name, err)
+	}
+	sum := sha256.Sum256(key)
+	dir := filepath.Join(cache, name+"-"+hex.EncodeToString(sum[:4]))
+	if _, err := os.Stat(dir); err == nil {
+		return dir, nil
+	}
+	if err := once(cache, dir, fill); err != nil {
+		return "", fmt.Errorf("install %s: %w", name, err)
+	}
+	return dir, nil
+}
+
+func once(cache, dir string, fill func(dir string) error) error {
+	if err := os.MkdirAll(cache, 0o755); err != nil {
+		return err
+	}
+	unlock, err := lock(dir + ".lock")
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if _, err := os.Stat(dir); err == nil {
+		return nil
+	}
+	tmp, err := os.MkdirTemp(cache, "tmp-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(tmp)
+	full := filepath.Join(tmp, "full")
+	if err := os.Mkdir(full, 0o755); err != nil {
+		return err
+	}
+	if err := fill(full); err != nil {
+		return err
+	}
+	return os.Rename(full, dir)
+}
+
+// lock waits until this process alone has the file locked.
+func lock(path string) (unlock func(), err error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		if err = unix.Flock(int(f.Fd()), unix.LOCK_EX); err != unix.EINTR {
+			break
+		}
+	}
+	if err != nil {
+		f.Close()
+		return nil, fmt.Errorf("lock %s: %w", path, err)
+	}
+	return func() { f.Close() }, nil
+}
+
+// Jars gives a folder with the jars that a Maven project depends on. Progress
+// goes to standard error.
+func Jars(ctx context.Context, name string, pom []byte) (string, error) {
+	return Once(name, pom, func(dir string) error {
+		project := filepath.Join(filepath.Dir(dir), "pom.xml")
+		if err := os.WriteFile(project, pom, 0o644); err != nil {
+			return err
+		}
+		// Two of them at once could damage Maven's own repository.
+		unlock, err := lock(filepath.Join(filepath.Dir(filepath.Dir(dir)), "maven.lock"))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		fmt.Fprintf(os.Stderr, "install: fetching %s with Maven (once)\n", name)
+		if err := run(exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", project, "dependency:copy-dependencies", "-DoutputDirectory="+dir)); err != nil {
+			return err
+		}
+		fmt.Fprintf(os.Stderr, "install: %s is there\n", name)
+		return nil
+	})
+}
+
+// Classes gives a folder with the Java sources compiled against the jars.
+func Classes(ctx context.Context, name, jars string, sources map[string][]byte) (string, error) {
+	key := []byte(filepath.Base(jars)) // that name has the hash of what is in it
+	for _, path := range slices.Sorted(maps.Keys(sources)) {
+		key = append(append(key, path...), sources[path]...)
+	}
+	return Once(name, key, func(dir string) error {
+		args := []string{"-nowarn", "-encoding", "UTF-8", "-d", dir, "-cp", filepath.Join(jars, "*")}
+		for path, text := range sources {
+			file := filepath.Join(filepath.Dir(dir), filepath.Base(path))
+			if err := os.WriteFile(file, text, 0o644); err != nil {
+				return err
+			}
+			args = append(args, file)
+		}
+		return run(exec.CommandContext(ctx, "javac", args...))
+	})
+}
+
+// run shows the output of a command that fails.
+func run(cmd *exec.Cmd) error {
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err := cmd.Run(); err != nil {
+		return fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, out.Bytes())
+	}
+	return nil
+}
+
+// Cache is $MESHFERRY_CACHE, else .cache beside this module's go.mod.
+func Cache() (string, error) {
+	if dir := os.Getenv("MESHFERRY_CACHE"); dir != "" {
+		return filepath.Abs(dir)
+	}
+	dir, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for {
+		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
+		if first, _, _ := strings.Cut(string(mod), "\n"); err == nil && first == module {
+			return filepath.Join(dir, ".cache"), nil
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return "", errors.New("not inside the repository: set MESHFERRY_CACHE to a folder")
+		}
+		dir = parent
+	}
+}
