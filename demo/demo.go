@@ -286,7 +286,12 @@ func (d *demo) callThroughMesh(ctx context.Context, consumer, provider *applicat
 
 func (d *demo) callWithoutAgent(ctx context.Context, bin string, provider *application) error {
 	d.title("Consumers that know nothing of agents: unmodified dubbo-go, straight from %s.", redacted(d.registry))
-	for _, level := range []string{"interface", "application"} {
+	levels := []string{"interface", "application"}
+	if rooted(d.registry) {
+		d.say("   (interface level only: below a root of its own dubbo-go looks for applications elsewhere than agent and Java)")
+		levels = levels[:1]
+	}
+	for _, level := range levels {
 		before, err := d.count(ctx, provider)
 		if err != nil {
 			return err
@@ -400,6 +405,13 @@ func short(url string) string {
 		return !shown[k]
 	})
 	return fmt.Sprintf("%s  (and %d more)", u, left)
+}
+
+// rooted says whether a registry address names a root, as in zookeeper://h:2181/root.
+func rooted(address string) bool {
+	_, rest, _ := strings.Cut(address, "://")
+	_, root, _ := strings.Cut(rest[strings.LastIndexByte(rest, '@')+1:], "/")
+	return root != ""
 }
 
 // redacted hides a password in a registry address.

@@ -53,6 +53,16 @@ func TestRedacted(t *testing.T) {
 	}
 }
 
+func TestRooted(t *testing.T) {
+	for address, want := range map[string]bool{
+		"zookeeper://h1:2181,h2:2181": false, "zookeeper://h:2181/": false, "zookeeper://h:2181/prod": true, "zookeeper://u:a/b@h:2181": false, "": false,
+	} {
+		if rooted(address) != want {
+			t.Errorf("%q: %v", address, !want)
+		}
+	}
+}
+
 func TestTakenPort(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

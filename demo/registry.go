@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -51,7 +50,7 @@ func (d *demo) openRegistry(ctx context.Context) (err error) {
 	go d.reader.Run(ctx)
 	return d.await(ctx, nil, "the registry", func() error {
 		if s := d.reader.Status(); s.State != registry.Connected {
-			return errors.New(strings.TrimSpace(s.State + " " + s.Err))
+			return fmt.Errorf("it is %s %s", s.State, s.Err)
 		}
 		return nil
 	})
