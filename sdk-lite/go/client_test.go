@@ -137,6 +137,7 @@ func TestAgentAwayAtStart(t *testing.T) {
 	if s := sub.Set(); len(s.Providers()) != 0 || s.Reason != ReasonAgentAway {
 		t.Errorf("%+v", s)
 	}
+	next(t, sub, "the agent is away", func(s Set) bool { return s.Away && !s.Direct })
 	a.start("b2")
 	a.until("published", func() bool { return a.published[provider] != nil })
 	next(t, sub, "the agent's URL", mesh(a))
@@ -217,6 +218,22 @@ func TestWatch(t *testing.T) {
 	a.announce()
 	a.mu.Unlock()
 	a.until("subscribed again", func() bool { return len(a.subscribed) == 1 })
+}
+
+// An agent that answers a watch at once without a change is not asked in a loop.
+func TestHastyWatch(t *testing.T) {
+	a := newAgent(t)
+	a.hasty = true
+	a.start("b1")
+	c := start(t, a)
+	if _, err := c.Subscribe(within(t), Consumer{Interface: "com.a.Foo"}); err != nil {
+		t.Fatal(err)
+	}
+	begin := time.Now()
+	a.until("six watches", func() bool { return a.watches >= 6 })
+	if d := time.Since(begin); d < 500*time.Millisecond { // 100 ms and twice as much each time, less jitter
+		t.Errorf("six watches in %v", d)
+	}
 }
 
 func TestFallBackAndBack(t *testing.T) {

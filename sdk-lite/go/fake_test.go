@@ -30,7 +30,8 @@ type agent struct {
 	state            string
 	fallback         []string
 	leases           int
-	subscribes       int
+	hasty            bool // a watch ends at once
+	watches          int
 	changed          chan struct{}
 	stop             context.CancelFunc
 	stopped          sync.WaitGroup
@@ -74,7 +75,6 @@ func (a *agent) start(boot string) {
 	}))
 	mux.HandleFunc("POST /v1/subscribe", a.change(func(key string, body map[string]any) any {
 		a.subscribed[key] = body
-		a.subscribes++
 		return a.answer(key)
 	}))
 	mux.HandleFunc("POST /v1/unsubscribe", a.change(func(key string, _ map[string]any) any {
@@ -193,6 +193,13 @@ func (a *agent) watch(w http.ResponseWriter, r *http.Request) {
 	end := time.After(wait)
 	for {
 		a.mu.Lock()
+		if a.hasty {
+			a.watches++
+			a.announce()
+			a.mu.Unlock()
+			w.WriteHeader(http.StatusNotModified)
+			return
+		}
 		changed, ans, known := a.changed, a.answer(key), a.subscribed[key] != nil
 		a.mu.Unlock()
 		switch {

@@ -23,7 +23,8 @@ type Set struct {
 	State   string              // as the agent said last; empty: none has answered yet
 	Mode    string              // "mesh": the agent's address; "direct": the agent hands out endpoints
 	Reason  string
-	Direct  bool // the agent is away: these are the direct providers
+	Away    bool // control API and outbound address of the agent fail
+	Direct  bool // these are the direct providers, because the agent is away or just came back
 }
 
 // Providers is the URLs to call, without the empty:// that stands for none.
@@ -166,10 +167,7 @@ func (s *Subscription) follow(ctx context.Context) {
 			err = s.ask(ctx)
 			asked = time.Now()
 		} else {
-			answer, err = s.c.link.watch(ctx, answer, watchWait)
-			if err == nil && answer.Agent != "" {
-				s.take(answer)
-			}
+			err = s.watch(ctx, answer)
 		}
 		if err == nil {
 			pause.reset()
@@ -188,6 +186,21 @@ func (s *Subscription) follow(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// watch waits for an answer other than the one given and takes it.
+func (s *Subscription) watch(ctx context.Context, present Answer) error {
+	begin := time.Now()
+	next, err := s.c.link.watch(ctx, present, watchWait)
+	switch {
+	case err != nil:
+		return err
+	case next.Agent == present.Agent && next.Revision != present.Revision:
+		s.take(next)
+	case time.Since(begin) < time.Second:
+		return fmt.Errorf("%w: watch ended at once without a change", errAway) // asking on would be a busy loop
+	}
+	return nil
 }
 
 // ask makes one subscribe call.
@@ -233,6 +246,7 @@ func (s *Subscription) take(a Answer) {
 // settle decides what is handed out. Needs c.mu.
 func (s *Subscription) settle() {
 	next := s.set
+	next.Away = s.c.away
 	switch {
 	case s.c.away:
 		next.Reason = ReasonAgentAway
@@ -246,7 +260,8 @@ func (s *Subscription) settle() {
 		}
 		next.URLs, next.Direct = s.answer.URLs, false
 	}
-	if next.State == s.set.State && next.Mode == s.set.Mode && next.Reason == s.set.Reason && next.Direct == s.set.Direct &&
+	if next.State == s.set.State && next.Mode == s.set.Mode && next.Reason == s.set.Reason &&
+		next.Away == s.set.Away && next.Direct == s.set.Direct &&
 		maps.EqualFunc(next.URLs, s.set.URLs, slices.Equal) {
 		return
 	}

@@ -110,13 +110,15 @@ func (r *meshRegistry) LoadSubscribeInstances(u *common.URL, listener registry.N
 	ctx, cancel := context.WithTimeout(f.ctx, firstSet)
 	defer cancel()
 	set := f.subscription.Set()
-	for !known(set) {
+	for !known(set) && !set.Away { // nobody to wait for; Subscribe tells it later
 		if set, err = f.subscription.Next(ctx, set.Version); err != nil {
 			logger.Warnf("[Registry][Mesh] no provider of %s is known yet", u.ServiceKey())
 			return nil
 		}
 	}
-	f.notify(set)
+	if known(set) {
+		f.notify(set)
+	}
 	return nil
 }
 
