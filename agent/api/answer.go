@@ -49,10 +49,10 @@ type RegistryState struct {
 	Age   string `json:"age"`
 }
 
-// visible is the part of a document that its revision counts: neither ages nor
-// endpoints behind the outbound address.
+// visible is the part of a document that an SDK acts on, and that its revision
+// counts: neither ages, nor texts, nor endpoints behind the outbound address.
 func (d Document) visible() [sha256.Size]byte {
-	text, err := json.Marshal([]any{d.State, d.Mode, d.Reason, d.URLs})
+	text, err := json.Marshal([]any{d.State, d.Mode, d.URLs})
 	if err != nil {
 		panic(err) // strings, slices and maps of them always marshal
 	}
@@ -96,7 +96,7 @@ func Answer(q Question) Document {
 	if len(providers) == 0 {
 		d.URLs["providers"] = []string{emptyURL(sub, "providers")}
 		if d.State = StateEmpty; len(q.Providers) > 0 {
-			d.Reason = fmt.Sprintf("of the interface %d are known, of %s none", len(q.Providers), sub.Service)
+			d.Reason = fmt.Sprintf("%s has providers, but none is %s", sub.Service.Interface, sub.Service)
 		}
 		return d
 	}

@@ -227,9 +227,9 @@ func TestRevisionCountsVisibleChangesOnly(t *testing.T) {
 	r := newRevisions()
 	first := r.of(Answer(q))
 	d := Answer(q)
-	d.Registries = []RegistryState{{"main", "away", "7s"}}
+	d.Registries, d.Reason = []RegistryState{{"main", "away", "7s"}}, "held for 3s"
 	if got := r.of(d); got != first {
-		t.Errorf("the age of a registry counts: %d, then %d", first, got)
+		t.Errorf("an age or a text counts: %d, then %d", first, got)
 	}
 	q.Providers = append(q.Providers, providers(at(real["java33"], "10.9.9.9", 20880))...)
 	if got := r.of(Answer(q)); got != first {

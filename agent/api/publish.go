@@ -294,6 +294,7 @@ func (s *Server) answerPublish(c *gin.Context, reply PublishReply, done string) 
 	}
 	if refused {
 		reply.State, status = statePending, http.StatusMultiStatus
+		reply.Reason = cmp.Or(reply.Reason, stateRefused)
 	}
 	c.PureJSON(status, reply)
 }
