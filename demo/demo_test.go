@@ -91,7 +91,7 @@ func TestChildren(t *testing.T) {
 	}
 	var f family
 	dir := t.TempDir()
-	polite, err := f.start("polite", dir, sh, "-c", "trap 'exit 0' TERM; echo ready; echo said >&2; while :; do sleep 0.02; done")
+	polite, err := f.start("polite", dir, sh, "-c", "trap 'exit 0' TERM; echo said >&2; echo ready; while :; do sleep 0.02; done")
 	if err != nil {
 		t.Fatal(err)
 	}

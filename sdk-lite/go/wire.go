@@ -72,7 +72,8 @@ type Consumer struct {
 	Group       string            `json:"group,omitempty"`
 	Version     string            `json:"version,omitempty"`
 	Protocol    string            `json:"protocol,omitempty"`
-	Params      map[string]string `json:"params,omitempty"` // timeout, loadbalance, ...
+	Params      map[string]string `json:"params,omitempty"`     // timeout, loadbalance, ...
+	Categories  []string          `json:"categories,omitempty"` // default: those of the URL, else "providers"
 }
 
 // identity is protocol and service key as asked.
@@ -101,16 +102,23 @@ type Result struct {
 
 // Record is one publication as the agent sees it.
 type Record struct {
+	Workload   string          `json:"workload,omitempty"`
 	Service    string          `json:"service"`
-	Advertised []string        `json:"advertised,omitempty"` // URLs that stand in registries
-	Registries []RegistryState `json:"registries,omitempty"`
+	Protocol   string          `json:"protocol,omitempty"`
+	Port       int             `json:"port,omitempty"`
+	State      string          `json:"state"`
+	Reason     string          `json:"reason"`
+	Advertised []string        `json:"advertised"` // URLs that stand in registries
+	Registries []RegistryState `json:"registries"`
+	Error      *Refusal        `json:"error,omitempty"` // in a batch: why this one was refused
 }
 
 // RegistryState is one registry as the agent sees it.
 type RegistryState struct {
-	Name  string `json:"name"`
-	State string `json:"state"`
-	Age   string `json:"age,omitempty"`
+	Name   string `json:"name"`
+	State  string `json:"state"`
+	Reason string `json:"reason,omitempty"` // of a publication: why it is pending
+	Age    string `json:"age,omitempty"`    // of a subscription: since when the registry is in this state
 }
 
 // Answer is what an agent says of a subscription.
