@@ -32,22 +32,24 @@ const contractDir = "../../sdk-lite/contract"
 // pair is one request and what it is answered; sdk-lite/contract/README.md
 // describes the format.
 type pair struct {
-	Name    string   `json:"name"`
-	Given   []string `json:"given,omitempty"`
-	Request struct {
-		Method  string            `json:"method"`
-		Path    string            `json:"path"`
-		Headers map[string]string `json:"headers,omitempty"`
-		Body    any               `json:"body,omitempty"`
-		Text    *string           `json:"text,omitempty"`
-		Padding int               `json:"padding,omitempty"`
-	} `json:"request"`
+	Name     string      `json:"name"`
+	Given    []string    `json:"given,omitempty"`
+	Request  pairRequest `json:"request"`
 	Response struct {
 		Status  int               `json:"status"`
 		Headers map[string]string `json:"headers,omitempty"`
 		Body    any               `json:"body,omitempty"`
 		Lines   []any             `json:"lines,omitempty"`
 	} `json:"response"`
+}
+
+type pairRequest struct {
+	Method  string            `json:"method"`
+	Path    string            `json:"path"`
+	Headers map[string]string `json:"headers,omitempty"`
+	Body    any               `json:"body,omitempty"`
+	Text    *string           `json:"text,omitempty"`
+	Padding int               `json:"padding,omitempty"`
 }
 
 // TestContract replays every pair of sdk-lite/contract against a real server, and

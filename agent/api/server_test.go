@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/routers/legacy"
+
 	"github.com/meshferry/meshferry/agent/route"
 )
 
@@ -291,13 +293,23 @@ func TestLease(t *testing.T) {
 
 func TestViews(t *testing.T) {
 	w := start(t, nil)
+	described, err := legacy.NewRouter(describedAPI(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	view := func(path string) reply {
+		t.Helper()
+		r := w.call(t, "GET", path, "")
+		(&player{world: w, router: described}).describe(t, &pair{Request: pairRequest{Method: "GET"}}, path, "", r)
+		return r
+	}
 	real := realURLs(t)
 	w.call(t, "POST", "/v1/publish", `{"url":"`+greet+`","workload":"shop@1"}`)
 	w.say(t, "org.example.GreetService", route.Protected, "the registry lists none", real["java33"])
 	w.call(t, "POST", "/v1/subscribe", `{"interface":"org.example.GreetService","group":"g1","version":"1.0.0","workload":"shop@1"}`)
 
 	var st Status
-	w.call(t, "GET", "/v1/status", "").into(t, &st)
+	view("/v1/status").into(t, &st)
 	if st.Agent != bootID || len(st.Registries) != 1 || st.Registries[0].Published != 1 || len(st.Workloads) != 1 {
 		t.Errorf("%+v", st)
 	}
@@ -305,17 +317,17 @@ func TestViews(t *testing.T) {
 		t.Errorf("protected %+v", st.Protected)
 	}
 	var services Services
-	w.call(t, "GET", "/v1/services", "").into(t, &services)
+	view("/v1/services").into(t, &services)
 	if len(services.Inbound) != 1 || len(services.Outbound) != 1 || services.Outbound[0].Providers != 1 {
 		t.Errorf("%+v", services)
 	}
 	var endpoints Endpoints
-	w.call(t, "GET", "/v1/endpoints?service=g1/org.example.GreetService:1.0.0", "").into(t, &endpoints)
+	view("/v1/endpoints?service=g1/org.example.GreetService:1.0.0").into(t, &endpoints)
 	if len(endpoints.Endpoints) != 1 || endpoints.Endpoints[0].Address != "192.0.2.2:20987" {
 		t.Errorf("%+v", endpoints)
 	}
 	var why route.Explanation
-	w.call(t, "GET", "/v1/explain?service=g1/org.example.GreetService:1.0.0&method=sayHello&attachment=dubbo.tag=gray", "").into(t, &why)
+	view("/v1/explain?service=g1/org.example.GreetService:1.0.0&method=sayHello&attachment=dubbo.tag=gray").into(t, &why)
 	if !why.Routed || why.State != route.Protected || len(why.Candidates) != 1 {
 		t.Errorf("%+v", why)
 	}
