@@ -197,6 +197,26 @@ func TestIncompleteSetRemovesNothingAtOnce(t *testing.T) {
 	})
 }
 
+// Providers that are there and whose metadata is still being asked for are not
+// "none".
+func TestIncompleteEmptySetIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeRegistry()
+		f.incomplete = "metadata of app: the provider is being asked"
+		f.set("a.B")
+		f.set("a.C")
+		w := start(t, main(f))
+		defer w.stop()
+		w.s.SetWanted([]string{"a.B", "a.C"})
+		w.expect("a.B@main", "waiting")
+		f.incomplete = ""
+		f.set("a.B", urls(1)...)
+		w.expect("a.B@main", "ready 1")
+		f.set("a.C") // as empty as before, now surely
+		w.expect("a.C@main", "empty")
+	})
+}
+
 // The data plane says that a mesh endpoint has no such provider any more.
 func TestRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -30,12 +30,14 @@ type set struct {
 	heard  bool                // the registry said something since the start
 	stale  bool                // held is from disk
 	failed string              // why the registry cannot say anything of this interface
+	lacks  string              // why providers may be missing from now
 }
 
 // observe takes a whole set from the registry. It tells whether anything changed.
 func (s *set) observe(e registry.Endpoints, p Protection, now time.Time) bool {
 	observed := sorted(e.Providers)
-	same := s.heard && slices.Equal(observed, s.now)
+	same := s.heard && slices.Equal(observed, s.now) && (e.Incomplete == s.lacks || len(observed) > 0)
+	s.lacks = e.Incomplete
 	if same && len(s.held) == 0 {
 		return false
 	}
@@ -144,6 +146,8 @@ func (s *set) update(source, iface string) route.Update {
 		u.State, u.Reason = route.Empty, s.failed
 	case !s.heard:
 		u.State, u.Reason = route.Waiting, "not heard of yet"
+	case len(u.Providers) == 0 && s.lacks != "": // there may be some: nobody is to be told that there are none
+		u.State, u.Reason = route.Waiting, s.lacks
 	case len(u.Providers) == 0:
 		u.State = route.Empty
 	}
