@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
@@ -150,7 +151,7 @@ func (a *agent) ready() {
 		if !a.running() {
 			a.t.Fatalf("%s ended before it was ready: %v", a.name, a.err)
 		}
-		_, err := a.fetch("/v1/status")
+		_, err := a.fetch("/readyz")
 		return err
 	})
 }
@@ -356,6 +357,7 @@ func (w *world) provider(o options) *app {
 	if o.name == "" {
 		o.name = fmt.Sprintf("provider-%d", w.names.Add(1))
 	}
+	free(w.t, net.JoinHostPort(host, strconv.Itoa(o.port)))
 	args := append([]string{"provider", "--name", o.name, "--port", strconv.Itoa(o.port)}, o.args(w)...)
 	if host != "" {
 		args = append(args, "--ip", host)
@@ -460,7 +462,7 @@ func (l ledger) String() string {
 			fmt.Fprintf(&b, "\n  …")
 			break
 		}
-		fmt.Fprintf(&b, "\n  call %d at %.0f ms took %.1f ms: %s", e.N, e.At, e.MS, e.Error)
+		fmt.Fprintf(&b, "\n  call %d at %.0f ms took %.1f ms: %.200s", e.N, e.At, e.MS, e.Error)
 	}
 	return b.String()
 }
@@ -579,4 +581,42 @@ func eventually(t *testing.T, what string, ok func() error) {
 		}
 		time.Sleep(20 * time.Millisecond)
 	}
+}
+
+// freePort is a port that is free on all addresses, below the range of outgoing
+// connections.
+func freePort(t *testing.T) int {
+	t.Helper()
+	for range 200 {
+		port := 12000 + rand.IntN(8000)
+		l, err := net.Listen("tcp", ":"+strconv.Itoa(port))
+		if err == nil {
+			l.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
+}
+
+func unescape(t *testing.T, s string) string {
+	t.Helper()
+	text, err := url.QueryUnescape(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}
+
+// free waits until an address can be listened on: somebody else's test may have
+// the port on all addresses for a while.
+func free(t *testing.T, address string) {
+	t.Helper()
+	eventually(t, address+" to be free", func() error {
+		l, err := net.Listen("tcp", address)
+		if err == nil {
+			l.Close()
+		}
+		return err
+	})
 }

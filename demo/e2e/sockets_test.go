@@ -1,0 +1,76 @@
+package e2e
+
+import (
+	"encoding/binary"
+	"fmt"
+	"maps"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// dialled is who has connections to an address, as the kernel knows it: process
+// ids with the number of their connections.
+func dialled(t *testing.T, address string) map[int]int {
+	t.Helper()
+	inodes := map[string]bool{}
+	// A JVM dials IPv4 addresses from IPv6 sockets.
+	for file, mapped := range map[string]string{"/proc/net/tcp": "", "/proc/net/tcp6": "0000000000000000FFFF0000"} {
+		table, err := os.ReadFile(file)
+		if err != nil && mapped == "" {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(table)) {
+			f := strings.Fields(line)
+			const established = "01"
+			if len(f) > 9 && f[2] == mapped+kernelName(t, address) && f[3] == established {
+				inodes["socket:["+f[9]+"]"] = true
+			}
+		}
+	}
+	by := map[int]int{}
+	links, err := filepath.Glob("/proc/[0-9]*/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && inodes[to] {
+			var pid int
+			if _, err := fmt.Sscanf(link, "/proc/%d/", &pid); err != nil {
+				t.Fatal(err)
+			}
+			by[pid]++
+		}
+	}
+	return by
+}
+
+// kernelName is an address as /proc/net/tcp writes it: the address as a number in
+// the machine's byte order, the port in the usual one.
+func kernelName(t *testing.T, address string) string {
+	t.Helper()
+	a, err := netip.ParseAddrPort(address)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ip := a.Addr().As4()
+	return fmt.Sprintf("%08X:%04X", binary.NativeEndian.Uint32(ip[:]), a.Port())
+}
+
+// onlyDialledBy claims that the processes, and no others, have connections to an
+// address.
+func onlyDialledBy(t *testing.T, address string, want ...*process) {
+	t.Helper()
+	var pids []int
+	for _, p := range want {
+		pids = append(pids, p.pid())
+	}
+	slices.Sort(pids)
+	got := dialled(t, address)
+	if have := slices.Sorted(maps.Keys(got)); !slices.Equal(have, pids) {
+		t.Errorf("%s has connections (by process id) %v, want only from %v", address, got, pids)
+	}
+}
