@@ -349,6 +349,9 @@ func (a *Agent) project(ctx context.Context) error {
 		callers := make([]route.Caller, 0, len(view.Subscriptions))
 		wanted := make([]string, 0, len(view.Subscriptions))
 		for _, s := range view.Subscriptions {
+			if s.Protocol == workload.ProviderRules {
+				continue // nothing is called
+			}
 			callers = append(callers, route.Caller{Application: s.URL.Param("application"), Service: s.Service, Protocol: s.Protocol, URL: s.URL, PID: max(s.Owner.PID, 0)})
 			wanted = append(wanted, s.Service.Interface)
 		}

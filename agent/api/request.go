@@ -176,6 +176,9 @@ func (r subscribeRequest) subscription() (workload.Subscription, error) {
 	if u.Protocol != "consumer" && u.Protocol != "provider" {
 		return workload.Subscription{}, invalid("give a consumer:// URL", "a %.40s:// URL cannot be subscribed", u.Protocol)
 	}
+	if u.Protocol == "provider" {
+		protocol = workload.ProviderRules
+	}
 	service := u.Service()
 	if err := checkService(service); err != nil {
 		return workload.Subscription{}, err

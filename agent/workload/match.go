@@ -37,8 +37,11 @@ func (m Match) subscription(s *Subscription) bool {
 	if m.URL == nil {
 		return true
 	}
+	if (m.URL.Protocol == ProviderRules) != (s.Protocol == ProviderRules) {
+		return false
+	}
 	protocol, given := m.URL.Lookup("protocol")
-	return m.URL.Service() == s.Service && (!given || protocol == s.Protocol)
+	return m.URL.Service() == s.Service && (!given || protocol == s.Protocol || s.Protocol == ProviderRules)
 }
 
 func (m Match) fields(workload, protocol string, service registry.Service, u registry.URL) bool {

@@ -402,3 +402,30 @@ func TestManyAtOnce(t *testing.T) {
 		t.Error("not sorted")
 	}
 }
+
+// A provider that asks for the rules about itself and a consumer of the same
+// service in the same application do not replace each other.
+func TestProviderRulesAreApart(t *testing.T) {
+	s, _ := start(t, Options{})
+	consumer := parse(t, "consumer://127.0.0.1/com.a.Foo?application=demo&interface=com.a.Foo")
+	provider := parse(t, "provider://127.0.0.1:20880/com.a.Foo?application=demo&interface=com.a.Foo&category=configurators")
+	ids := map[string]bool{}
+	for _, sub := range []Subscription{
+		{Workload: "w1", Service: consumer.Service(), URL: consumer, Categories: []string{"providers"}},
+		{Workload: "w1", Protocol: ProviderRules, Service: provider.Service(), URL: provider, Categories: []string{"configurators"}},
+	} {
+		sub, err := s.Subscribe(t.Context(), sub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[sub.ID] = true
+	}
+	if len(ids) != 2 {
+		t.Fatalf("subscriptions %v, want two", ids)
+	}
+	for _, u := range []registry.URL{provider, consumer} {
+		if removed, err := s.Unsubscribe(t.Context(), Match{URL: &u}, Nobody); err != nil || len(removed) != 1 || removed[0].URL != u {
+			t.Fatalf("unsubscribe %s removed %v, %v", u, removed, err)
+		}
+	}
+}

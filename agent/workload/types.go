@@ -57,11 +57,16 @@ type Publication struct {
 	Reason  string // why it is not Live
 }
 
+// ProviderRules is the Protocol of a subscription by which a provider asks for the
+// rules about itself (a provider:// URL). It is another one than a consumer's of
+// the same service in the same application.
+const ProviderRules = "provider"
+
 // Subscription is one service that a local application calls.
 type Subscription struct {
 	ID       string // "s-…", the same for the same (workload, protocol, service)
 	Workload string // anon/<application> when the application has no name of its own
-	Protocol string // "dubbo", "tri", or empty for any
+	Protocol string // "dubbo", "tri", empty for any, or ProviderRules
 	Service  registry.Service
 	// Service is as asked: group and version may be "*" or "a,b".
 	URL        registry.URL // consumer://…, as the application gave it
