@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 
@@ -47,42 +46,33 @@ func (s *Store) complete(p Publication) (Publication, error) {
 	} else if same != p.URL {
 		return bad("%s reads back as another URL", p.URL)
 	}
-	host, ok := s.dialHost(p.URL.Host)
-	if !ok {
-		return bad("host %q is no address of this machine: an agent publishes local providers only", p.URL.Host)
-	}
 	return Publication{Identity: id, URL: p.URL, Registries: slices.Clone(p.Registries), Client: p.Client, Owner: p.Owner,
-		Address: registry.URL{Host: host, Port: id.Port}.HostPort()}, nil
+		Address: registry.URL{Host: s.dialHost(p.URL.Host), Port: id.Port}.HostPort()}, nil
 }
 
 // dialHost is the host at which a provider is dialled: the URL's own if it is an
-// address of this machine, else 127.0.0.1. It is false for the address or name
-// of another machine.
-func (s *Store) dialHost(host string) (string, bool) {
+// address of this machine, else 127.0.0.1. A provider may name an address that
+// only others see (behind NAT, or DUBBO_IP_TO_REGISTRY); it is local all the same.
+func (s *Store) dialHost(host string) string {
 	const loopback = "127.0.0.1"
 	ip, err := netip.ParseAddr(host)
-	if err != nil {
-		name, _ := os.Hostname()
-		return loopback, host == "" || strings.EqualFold(host, "localhost") || strings.EqualFold(host, name)
+	if err != nil || ip.IsUnspecified() {
+		return loopback
 	}
 	ip = ip.Unmap()
-	switch {
-	case ip.IsUnspecified():
-		return loopback, true
-	case ip.IsLoopback():
-		return ip.String(), true
+	if ip.IsLoopback() {
+		return ip.String()
 	}
 	own, err := s.addresses()
 	if err != nil {
 		s.log.Warn("addresses of this machine cannot be read", "err", err)
-		return loopback, false
 	}
 	for _, a := range own {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil && prefix.Addr().WithZone("").Unmap() == ip.WithZone("") {
-			return ip.String(), true
+			return ip.String()
 		}
 	}
-	return loopback, false
+	return loopback
 }
 
 // completeSubscription checks what an application subscribed and fills what it
@@ -98,7 +88,7 @@ func completeSubscription(sub Subscription) (Subscription, error) {
 	sub.Protocol = cmp.Or(sub.Protocol, sub.URL.Param("protocol"))
 	sub.Workload = cmp.Or(sub.Workload, anonymous(sub.URL.Param("application"), 0))
 	switch {
-	case sub.Protocol != "" && sub.Protocol != "dubbo" && sub.Protocol != "tri":
+	case sub.Protocol != "" && sub.Protocol != "dubbo" && sub.Protocol != "tri" && sub.Protocol != ProviderRules:
 		return bad("protocol %q: only dubbo and tri can be subscribed", sub.Protocol)
 	case sub.Service.Interface == "" || sub.Service.Interface == "*":
 		return bad("interface %q: name one interface", sub.Service.Interface)
