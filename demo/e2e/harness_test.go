@@ -506,30 +506,45 @@ func (a *app) ledger(n int, path string) ledger {
 	return l
 }
 
+// parseLedger reads the lines that are numbered; the summary at the end is not.
 func parseLedger(text []byte) (l ledger, err error) {
 	for d := json.NewDecoder(bytes.NewReader(text)); ; {
-		var e entry
-		if err := d.Decode(&e); err == io.EOF {
+		var line json.RawMessage
+		if err := d.Decode(&line); err == io.EOF {
 			return l, nil
 		} else if err != nil {
 			return l, err
 		}
-		if e.N > 0 { // the summary has none
-			l = append(l, e)
+		var numbered struct{ N int }
+		if err := json.Unmarshal(line, &numbered); err != nil {
+			return l, err
 		}
+		if numbered.N == 0 {
+			continue
+		}
+		var e entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return l, err
+		}
+		l = append(l, e)
 	}
 }
 
 // load begins rate calls a second for a time, whether or not earlier ones have
 // been answered. The function waits for all and gives the ledger.
 func (a *app) load(rate int, length time.Duration) (wait func() ledger) {
+	return a.loadOf("SayHello", "world", rate, length)
+}
+
+// loadOf is a load of another method.
+func (a *app) loadOf(method, arg string, rate int, length time.Duration) (wait func() ledger) {
 	type result struct {
 		text []byte
 		err  error
 	}
 	done := make(chan result, 1)
 	go func() {
-		text, err := fetch(a.t.Context(), a.http, fmt.Sprintf("/load?rate=%d&for=%s", rate, length))
+		text, err := fetch(a.t.Context(), a.http, fmt.Sprintf("/load?rate=%d&for=%s&method=%s&arg=%s", rate, length, method, arg))
 		done <- result{text, err}
 	}()
 	return func() ledger {

@@ -167,11 +167,21 @@ func TestUnmodifiedProviders(t *testing.T) {
 		wantCalls(t, 100, p, hop{b, "outbound", o.iface})
 		var e struct {
 			State     string
-			Endpoints []struct{ Address string }
+			Endpoints []struct {
+				Address string
+				Used    bool
+				Reason  string
+			}
 		}
 		b.get("/v1/endpoints?service="+o.iface, &e)
-		if e.State != "ready" || len(e.Endpoints) != 1 {
-			t.Errorf("%s level: endpoints %+v, want one", level, e)
+		used := 0
+		for _, one := range e.Endpoints {
+			if one.Used {
+				used++
+			}
+		}
+		if e.State != "ready" || used != 1 {
+			t.Errorf("%s level: endpoints %+v, want one to be used", level, e)
 		}
 		c.stop()
 		p.stop()
