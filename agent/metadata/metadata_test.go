@@ -22,30 +22,21 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// object writes a Java object of a class that this program does not know: a class
-// definition with its field names, then the values in that order.
-func object(class string, pairs ...any) []byte {
+// class writes a class definition.
+func class(name string, fields ...string) []byte {
 	e := hessian.NewEncoder()
-	var names, values []any
-	for i := 0; i < len(pairs); i += 2 {
-		names, values = append(names, pairs[i]), append(values, pairs[i+1])
-	}
 	b := []byte{'C'}
 	add := func(v any) {
-		if raw, ok := v.([]byte); ok {
-			b = append(b, raw...)
-			return
-		}
 		e.Clean()
 		if err := e.Encode(v); err != nil {
 			panic(err)
 		}
 		b = append(b, e.Buffer()...)
 	}
-	add(class)
-	add(int32(len(names)))
-	for _, n := range names {
-		add(n)
+	add(name)
+	add(int32(len(fields)))
+	for _, f := range fields {
+		add(f)
 	}
 	return b
 }
@@ -53,12 +44,12 @@ func object(class string, pairs ...any) []byte {
 // answer is the body of a reply whose MetadataInfo has one service.
 func answer() []byte {
 	text := func(b []byte, s string) []byte { return append(append(b, byte(len(s))), s...) }
-	b := append([]byte{0x94}, object("org.apache.dubbo.metadata.MetadataInfo", "app", nil, "revision", nil, "services", nil)...)
+	b := append([]byte{0x94}, class("org.apache.dubbo.metadata.MetadataInfo", "app", "revision", "services")...)
 	b = append(b, 0x60)
 	b = text(text(b, "app-a"), "rev-1")
 	b = append(b, 'H')
 	b = text(b, "g1/com.a.Foo:1.0:dubbo")
-	b = append(b, object("a.ServiceInfo", "name", nil, "group", nil, "version", nil, "protocol", nil, "port", nil, "path", nil, "params", nil)...)
+	b = append(b, class("a.ServiceInfo", "name", "group", "version", "protocol", "port", "path", "params")...)
 	b = append(b, 0x61)
 	b = text(text(text(text(b, "com.a.Foo"), "g1"), "1.0"), "dubbo")
 	b = append(b, 'I', 0, 0, 0x51, 0x90) // 20880
