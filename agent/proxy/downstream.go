@@ -76,16 +76,21 @@ func (d *downstream) end() {
 	d.closed = true
 	d.mu.Unlock()
 	d.nc.Close()
-	d.own.Lock()
-	dedicated := slices.Collect(maps.Values(d.dedicated))
-	d.own.Unlock()
-	for _, u := range dedicated {
-		u.end(errCallerGone)
-	}
+	d.endDedicated(errCallerGone)
 	d.p.mu.Lock()
 	delete(d.p.downstreams, d)
 	d.p.mu.Unlock()
 	d.dir.open.Add(-1)
+}
+
+// endDedicated closes the upstream connections that this one has for itself.
+func (d *downstream) endDedicated(why error) {
+	d.own.Lock()
+	dedicated := slices.Collect(maps.Values(d.dedicated))
+	d.own.Unlock()
+	for _, u := range dedicated {
+		u.end(why)
+	}
 }
 
 // finish writes what is queued, bounded in time, and closes.

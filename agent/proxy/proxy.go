@@ -285,6 +285,7 @@ func (p *Proxy) closeAll() {
 		return true
 	})
 	for _, d := range p.connections() {
+		d.endDedicated(errStopping)
 		d.finish()
 	}
 	p.workers.Wait()

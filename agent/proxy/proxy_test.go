@@ -420,19 +420,23 @@ func TestSlowReader(t *testing.T) {
 }
 
 func TestStopAnswersEverything(t *testing.T) {
-	p := serve(t, never)
-	a := start(t, Options{})
-	a.provide(t, foo, p.addr())
-	a.local(t, map[string]string{foo: p.addr()}, "")
-	out, in := dial(t, a.outbound), dial(t, a.inbound)
-	out.write(req{id: 1, iface: foo}.frame(t))
-	in.write(req{id: 2, iface: foo}.frame(t))
-	eventually(t, "both calls at the provider", func() bool { return p.calls.Load() == 2 })
-	a.shutdown()
-	h, b := out.read()
-	wantRefusal(t, h, b, 1, "stopping")
-	h, b = in.read()
-	wantRefusal(t, h, b, 0, unknownOutcome)
+	for what, params := range map[string]string{"shared": "", "dedicated": "echo.0.callback=true"} {
+		t.Run(what, func(t *testing.T) {
+			p := serve(t, never)
+			a := start(t, Options{})
+			a.provide(t, foo, p.addr()+"?"+params)
+			a.local(t, map[string]string{foo: p.addr()}, params)
+			out, in := dial(t, a.outbound), dial(t, a.inbound)
+			out.write(req{id: 1, iface: foo}.frame(t))
+			in.write(req{id: 2, iface: foo}.frame(t))
+			eventually(t, "both calls at the provider", func() bool { return p.calls.Load() == 2 })
+			a.shutdown()
+			h, b := out.read()
+			wantRefusal(t, h, b, 1, "stopping")
+			h, b = in.read()
+			wantRefusal(t, h, b, 0, unknownOutcome)
+		})
+	}
 }
 
 func TestDrain(t *testing.T) {
