@@ -3,6 +3,8 @@ package agent
 import (
 	"bufio"
 	"context"
+	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +12,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -71,7 +74,7 @@ func holder(address string) string {
 		return ""
 	}
 	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		for _, inode := range listening(table, want.Port()) {
+		for _, inode := range listening(table, want) {
 			if pid, name := process("socket:[" + inode + "]"); pid != "" {
 				return fmt.Sprintf(" by %s (pid %s)", name, pid)
 			}
@@ -80,8 +83,9 @@ func holder(address string) string {
 	return ""
 }
 
-// listening lists the inodes of the sockets that listen on a port.
-func listening(table string, port uint16) (inodes []string) {
+// listening lists the inodes of the sockets whose listening keeps others from an
+// address: at the same one, or one of the two is any address.
+func listening(table string, want netip.AddrPort) (inodes []string) {
 	f, err := os.Open(table)
 	if err != nil {
 		return nil
@@ -89,11 +93,31 @@ func listening(table string, port uint16) (inodes []string) {
 	defer f.Close()
 	for lines := bufio.NewScanner(f); lines.Scan(); {
 		w := strings.Fields(lines.Text())
-		if len(w) > 9 && w[3] == "0A" && strings.HasSuffix(w[1], fmt.Sprintf(":%04X", port)) {
+		if len(w) <= 9 || w[3] != "0A" {
+			continue
+		}
+		at, ok := kernelAddress(w[1])
+		if ok && at.Port() == want.Port() && (at.Addr() == want.Addr().Unmap() || at.Addr().IsUnspecified() || want.Addr().IsUnspecified()) {
 			inodes = append(inodes, w[9])
 		}
 	}
 	return inodes
+}
+
+// kernelAddress reads an address of the kernel's table, "0100007F:5193": words of
+// four bytes in the machine's order, and the port as a number.
+func kernelAddress(text string) (netip.AddrPort, bool) {
+	host, port, _ := strings.Cut(text, ":")
+	raw, err := hex.DecodeString(host)
+	p, err2 := strconv.ParseUint(port, 16, 16)
+	if err != nil || err2 != nil || len(raw)%4 != 0 {
+		return netip.AddrPort{}, false
+	}
+	for i := 0; i < len(raw); i += 4 {
+		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
+	}
+	a, ok := netip.AddrFromSlice(raw)
+	return netip.AddrPortFrom(a.Unmap(), uint16(p)), ok
 }
 
 // process finds who has a descriptor that links to target.
