@@ -258,45 +258,76 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.log.Info("agent runs", "address", net.JoinHostPort(a.cfg.Address, fmt.Sprint(a.inbound)), "outbound", a.listeners.outbound.Addr().String(),
 		"inbound", a.listeners.inbound.Addr().String(), "control", a.listeners.control.Addr().String(), "socket", a.cfg.Listeners.ControlSocket, "state", a.cfg.StateDir)
 
-	// Parts end in three steps, the ones that others need last.
-	first, stopFirst := context.WithCancel(context.WithoutCancel(ctx))
-	defer stopFirst()
-	g, failed := errgroup.WithContext(first)
-	run := func(what string, part func(context.Context) error) {
-		g.Go(func() error {
-			if err := part(failed); err != nil {
-				return fmt.Errorf("%s: %w", what, err)
-			}
-			return nil
-		})
-	}
-	run("workloads", a.workloads.Run)
-	run("routes", a.router.Run)
-	run("projection", a.project)
-	run("proxy", a.proxy.Run)
-	run("control API", a.api.Run)
+	// Registries end last: a session can be ended only while it runs. ctx asks for
+	// an orderly stop, so no part hangs on it directly.
+	background := context.WithoutCancel(ctx)
+	parts, partFailed := group(background)
+	registries, registryFailed := group(background)
+	parts.run("workloads", a.workloads.Run)
+	parts.run("routes", a.router.Run)
+	parts.run("projection", a.project)
+	parts.run("proxy", a.proxy.Run)
+	parts.run("control API", a.api.Run)
 	for _, b := range a.backends {
-		run("registry "+b.name, b.registry.Run)
-		run("reconcile "+b.name, b.loop.Run)
+		registries.run("registry "+b.name, b.registry.Run)
+		parts.run("reconcile "+b.name, b.loop.Run)
 	}
+	orderly := false
 	select {
-	case <-failed.Done():
+	case <-partFailed:
+	case <-registryFailed:
 	case <-ctx.Done():
 		a.stop()
+		orderly = true
 	}
-	stopFirst()
-	err := g.Wait()
+	err := parts.end()
+	if orderly {
+		a.endSessions(background)
+	}
+	if err = errors.Join(err, registries.end()); err == nil {
+		a.log.Info("agent stopped")
+	}
+	return err
+}
+
+// running is a group of parts that end together.
+type running struct {
+	*errgroup.Group
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+// group gives one and when it ends because a part of it failed.
+func group(ctx context.Context) (_ running, failed <-chan struct{}) {
+	ctx, cancel := context.WithCancel(ctx)
+	g, ctx := errgroup.WithContext(ctx)
+	return running{g, ctx, cancel}, ctx.Done()
+}
+
+func (r running) run(what string, part func(context.Context) error) {
+	r.Go(func() error {
+		if err := part(r.ctx); err != nil {
+			return fmt.Errorf("%s: %w", what, err)
+		}
+		return nil
+	})
+}
+
+func (r running) end() error {
+	r.cancel()
+	return r.Wait()
+}
+
+// endSessions gives up what registries keep of this agent for a restart. After a
+// failure they keep it: the next process resumes.
+func (a *Agent) endSessions(ctx context.Context) {
 	for _, b := range a.backends {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+		ctx, cancel := context.WithTimeout(ctx, endTimeout)
 		if err := b.registry.End(ctx); err != nil {
 			a.log.Warn("registry session could not be ended; it expires by itself", "registry", b.name, "error", err)
 		}
 		cancel()
 	}
-	if err == nil {
-		a.log.Info("agent stopped")
-	}
-	return err
 }
 
 // How long a stop waits for registries.
