@@ -16,7 +16,6 @@ type Config struct {
 	Address    string
 	Addresses  map[string]string
 	Listeners  Listeners
-	MeshPorts  []int // inbound ports of agents; an endpoint there is a mesh endpoint
 	StateDir   string
 	Registries []Registry
 	Services   []Service // the first that matches and says something decides
@@ -67,8 +66,7 @@ type Probe struct {
 	Fall, Rise        int
 }
 
-// Limits bound what clients can use up; 0: the default of the part that has the
-// limit.
+// Limits bound what clients can use up.
 type Limits struct {
 	Workloads, Publications, Subscriptions int
 	Requests, HeldRequests                 int // of the control API at the same time

@@ -36,7 +36,21 @@ func TestErrors(t *testing.T) {
 		{name: "odd key", file: "? [a]\n: b", want: []string{"m.yaml:1: the file: want a name as key, not a list"}},
 		{name: "too long", file: strings.Repeat("#", maxFile+1), want: []string{"m.yaml: longer than 1048576 bytes"}},
 		{name: "negative", file: "stop: {drain: -1s}", want: []string{"m.yaml:1: stop.drain: want 0s to 24h, not -1s"}},
-		{name: "port", file: "meshPorts: [0]", want: []string{`m.yaml:1: meshPorts: want a number in 1..65535, not "0"`}},
+		{name: "no registry", file: "registries: []", want: []string{"no registry is set, so nothing could be published or found. Give one of",
+			"  --registry zookeeper://host:2181", "  MESHFERRY_REGISTRY=zookeeper://host:2181",
+			`  registries: [{url: "zookeeper://host:2181"}]   in the file of --config`,
+			"To try it on one machine without a server: --registry local:///tmp/registry --address 127.0.0.1"}},
+		{name: "control for everybody", flags: map[string][]string{"control": {"0.0.0.0:20883"}}, want: []string{
+			"--control: 0.0.0.0:20883 is not on loopback, and whoever reaches this API can publish: use 127.0.0.1:20883"}},
+		{name: "control without a host", flags: map[string][]string{"control": {":20883"}}, want: []string{
+			"--control: :20883 is not on loopback, and whoever reaches this API can publish: use 127.0.0.1:20883"}},
+		{name: "mosn for everybody", file: "compat: {mosn: {listen: '10.0.0.1:22222', providerPort: 1}}", want: []string{
+			"m.yaml:1: compat.mosn.listen: 10.0.0.1:22222 is not on loopback, and whoever reaches this API can publish: use 127.0.0.1:22222"}},
+		{name: "socket too long", flags: map[string][]string{"control-socket": {"/" + strings.Repeat("x", 107)}}, want: []string{
+			"--control-socket: the path has 108 characters, and a unix socket can have 107: choose a shorter one"}},
+		{name: "empty directory", flags: map[string][]string{"state-dir": {""}}, want: []string{"--state-dir: want a path"}},
+		{name: "port", file: "compat: {mosn: {providerPort: 0}}", want: []string{`m.yaml:1: compat.mosn.providerPort: want a number in 1..65535, not "0"`}},
+		{name: "ports of other agents", file: "meshPorts: [1]", want: []string{"m.yaml:1: meshPorts: this version does not have it yet"}},
 		{name: "model", file: "publish: {models: [interfaces]}", want: []string{`m.yaml:1: publish.models: want interface, application, not "interfaces" (did you mean "interface"?)`}},
 		{name: "boolean", file: "protection: {enabled: yes}", want: []string{`m.yaml:1: protection.enabled: want true or false, not "yes"`}},
 		{name: "address with port", file: "address: 192.0.2.1:20882", want: []string{`m.yaml:1: address: want a host without a port, not "192.0.2.1:20882": the port is that of the inbound listener`}},

@@ -126,7 +126,7 @@ func (l *loader) environment(env []string) {
 			l.list(name, strings.Fields(value))
 		case !isSetting:
 			l.fail(name, "unknown variable%s", suggestVariable(name, known))
-		case isList(s):
+		case s.list:
 			l.set(s, name, strings.FieldsFunc(value, func(c rune) bool { return c == ',' || c == ' ' })...)
 		default:
 			l.set(s, name, value)
@@ -144,9 +144,6 @@ func suggestVariable(name string, known []string) string {
 	}
 	return " (known are those that 'meshferry run --help' lists)"
 }
-
-// isList says that a setting takes several values.
-func isList(s setting) bool { return s.key == "meshPorts" || s.key == "publish.models" }
 
 func isPassword(name string) bool {
 	return strings.HasPrefix(name, prefix+"REGISTRY_") && strings.HasSuffix(name, "_PASSWORD")
@@ -289,13 +286,24 @@ func (l *loader) check() {
 		l.fail(l.where["compat.mosn.listen"], "compat.mosn.listen needs compat.mosn.providerPort: MOSN's requests do not say it")
 	}
 	l.ports()
+	if len(l.c.Listeners.ControlSocket) > maxSocket {
+		l.fail("listeners.controlSocket", "the default %s is too long for a unix socket: set --control-socket", l.c.Listeners.ControlSocket)
+	}
 	if l.c.StateDir == "" {
 		l.fail("stateDir", "this user has neither HOME nor XDG_STATE_HOME: set --state-dir")
 	}
 	if len(names) == 0 {
-		l.warn("no registry is set: nothing is published to others, and nobody is found (--registry zookeeper://host:2181)")
+		l.errs = append(l.errs, errNoRegistry)
 	}
 }
+
+// errNoRegistry says what to do: an agent without a registry neither publishes nor
+// finds anything, and a warning would scroll by.
+var errNoRegistry = errors.New(`no registry is set, so nothing could be published or found. Give one of
+  --registry zookeeper://host:2181
+  MESHFERRY_REGISTRY=zookeeper://host:2181
+  registries: [{url: "zookeeper://host:2181"}]   in the file of --config
+To try it on one machine without a server: --registry local:///tmp/registry --address 127.0.0.1`)
 
 // ports errs for listeners that cannot both be had.
 func (l *loader) ports() {

@@ -22,9 +22,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const zk = "zookeeper://h:2181"
 
-// load loads with one registry, so that there is no warning about none.
+// load loads with one registry, if no place names any.
 func load(t *testing.T, text string, env []string, flags map[string][]string) (Config, error) {
 	t.Helper()
+	if !strings.Contains(text, "registries:") && flags["registry"] == nil {
+		env = append([]string{"MESHFERRY_REGISTRY=" + zk}, env...)
+	}
 	return Load(Input{File: "m.yaml", Text: []byte(text), Env: env, Flags: flags})
 }
 
@@ -41,13 +44,13 @@ func TestDefaults(t *testing.T) {
 	c := mustLoad(t, "registries: [{url: '"+zk+"'}]", nil, nil)
 	want := Config{
 		Listeners:  Listeners{"127.0.0.1:20881", "0.0.0.0:20882", "127.0.0.1:20883", "/run/meshferry/control.sock"},
-		MeshPorts:  []int{20882},
 		StateDir:   "/var/lib/meshferry",
 		Registries: []Registry{{Name: "main", Backend: "zookeeper", URL: zk}},
 		Publish:    Publish{[]registry.Model{"interface", "application"}},
 		Protection: Protection{true, 30 * time.Second, 10 * time.Second},
 		Stop:       Stop{3 * time.Second, 10 * time.Second},
 		Probe:      Probe{time.Second, 300 * time.Millisecond, 3, 2},
+		Limits:     Limits{256, 2000, 4000, 32, 512, 100, 400, 8 << 20, 10_000},
 		Log:        Log{slog.LevelInfo, "text"},
 		File:       "m.yaml",
 	}
@@ -67,7 +70,6 @@ func TestWholeFile(t *testing.T) {
 		Address:   "192.0.2.1",
 		Addresses: map[string]string{"dr": "192.0.2.2"},
 		Listeners: Listeners{"127.0.0.1:1", "[::]:2", "127.0.0.1:3", "/run/x.sock"},
-		MeshPorts: []int{20882, 30882},
 		StateDir:  "/var/x",
 		Registries: []Registry{
 			{Name: "main", Backend: "zookeeper", URL: "zookeeper://h1:2181,h2:2181/dubbo?root=r&servicesRoot=s&sessionTimeout=20s", Username: "u", PasswordFile: "/etc/p"},
@@ -79,7 +81,7 @@ func TestWholeFile(t *testing.T) {
 			{Match: "com.a.*", Publish: "both", LoadBalance: "leastactive"},
 		},
 		Publish:    Publish{[]registry.Model{"application"}},
-		Protection: Protection{false, 0, time.Minute},
+		Protection: Protection{false, time.Second, time.Minute},
 		Stop:       Stop{time.Second, 2 * time.Second},
 		Probe:      Probe{2 * time.Second, 100 * time.Millisecond, 4, 1},
 		Limits:     Limits{1, 2, 3, 4, 5, 6, 7, 4096, 9},
@@ -91,6 +93,9 @@ func TestWholeFile(t *testing.T) {
 		t.Errorf("got  %+v\nwant %+v", c, want)
 	}
 	for _, s := range settings() { // a new setting belongs into the file
+		if s.get(&c) == s.get(&Config{}) && s.key != "protection.enabled" {
+			t.Errorf("%s has no value in testdata/whole.yaml", s.key)
+		}
 		if last := s.key[strings.LastIndexByte(s.key, '.')+1:]; !strings.Contains(string(text), last+":") {
 			t.Errorf("%s is not in testdata/whole.yaml", s.key)
 		}
@@ -145,9 +150,6 @@ func TestRegistryPlaces(t *testing.T) {
 		if got := names(mustLoad(t, file, c.env, flags)); !slices.Equal(got, c.want) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
-	}
-	if c := mustLoad(t, "", nil, nil); len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "no registry") {
-		t.Errorf("without a registry: warnings %q", c.Warnings)
 	}
 }
 
@@ -210,6 +212,7 @@ func TestPasswordFile(t *testing.T) {
 }
 
 func TestDirectories(t *testing.T) {
+	one := map[string][]string{"registry": {zk}}
 	for _, c := range []struct {
 		name          string
 		uid           int
@@ -221,7 +224,7 @@ func TestDirectories(t *testing.T) {
 		{"user without XDG", 7, []string{"HOME=/h"}, "/tmp/meshferry-7/control.sock", "/h/.local/state/meshferry"},
 		{"relative XDG", 7, []string{"HOME=/h", "XDG_STATE_HOME=s", "XDG_RUNTIME_DIR=r"}, "/tmp/meshferry-7/control.sock", "/h/.local/state/meshferry"},
 	} {
-		got, err := Load(Input{UID: c.uid, Env: c.env})
+		got, err := Load(Input{UID: c.uid, Env: c.env, Flags: one})
 		if err != nil || got.Listeners.ControlSocket != c.socket || got.StateDir != c.state {
 			t.Errorf("%s: %q %q %v", c.name, got.Listeners.ControlSocket, got.StateDir, err)
 		}
@@ -229,13 +232,17 @@ func TestDirectories(t *testing.T) {
 			t.Errorf("%s: sockets %q", c.name, s)
 		}
 	}
-	if _, err := Load(Input{UID: 7}); err == nil || !strings.Contains(err.Error(), "--state-dir") {
+	if _, err := Load(Input{UID: 7, Flags: one}); err == nil || !strings.Contains(err.Error(), "--state-dir") {
 		t.Errorf("no home: %v", err)
 	}
-	if _, err := Load(Input{UID: 7, Flags: map[string][]string{"state-dir": {"/x"}}}); err != nil {
+	if _, err := Load(Input{UID: 7, Flags: map[string][]string{"state-dir": {"/x"}, "registry": {zk}}}); err != nil {
 		t.Errorf("no home, but --state-dir: %v", err)
 	}
-	c, err := Load(Input{Flags: map[string][]string{"control-socket": {""}}})
+	long := "/" + strings.Repeat("x", 100)
+	if _, err := Load(Input{UID: 7, Env: []string{"HOME=/h", "XDG_RUNTIME_DIR=" + long}, Flags: one}); err == nil || !strings.Contains(err.Error(), "--control-socket") {
+		t.Errorf("default socket too long: %v", err)
+	}
+	c, err := Load(Input{Flags: map[string][]string{"control-socket": {""}, "registry": {zk}}})
 	if err != nil || c.Listeners.ControlSocket != "" {
 		t.Errorf("no socket wanted: %q, %v", c.Listeners.ControlSocket, err)
 	}
@@ -303,6 +310,7 @@ func TestFlags(t *testing.T) {
 
 func TestRead(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "x.yaml")
+	t.Setenv("MESHFERRY_REGISTRY", zk)
 	if err := os.WriteFile(file, []byte("address: 192.0.2.7\nregistries: [{url: '"+zk+"'}]"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -90,8 +90,7 @@ func (e *entry) fields() map[string]func(string) error {
 		"servicesRoot": param("servicesRoot"),
 		"group":        param("group"),
 		"sessionTimeout": func(v string) error {
-			var d time.Duration
-			if err := duration(&d, v, time.Second); err != nil {
+			if _, err := duration(time.Second)(v); err != nil {
 				return err
 			}
 			return param("sessionTimeout")(v)

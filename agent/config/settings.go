@@ -20,55 +20,88 @@ type setting struct {
 	key  string // path in the YAML file
 	flag string // without dashes; empty: none
 	help string // of the flag
+	value
+}
+
+// value is a place in a Config.
+type value struct {
 	set  func(c *Config, values []string) error
+	get  func(c *Config) string // as a file would say it; a list with ", " between
+	take func(c, from *Config)  // copies it
+	list bool                   // takes several values
+	live bool                   // SIGHUP changes it in a running agent
 }
 
 // settings are all of them but for the lists: addresses, registries, services.
 func settings() []setting {
 	return []setting{
 		{"address", "address", "host that other hosts dial\n(default: address of the default route's interface)",
-			one(func(c *Config, v string) (err error) { c.Address, err = host(v); return err })},
+			field(func(c *Config) *string { return &c.Address }, host)},
 		{"listeners.outbound", "outbound", "local consumers call here (default 127.0.0.1:20881)",
-			one(func(c *Config, v string) (err error) { c.Listeners.Outbound, err = hostPort(v); return err })},
+			field(func(c *Config) *string { return &c.Listeners.Outbound }, hostPort)},
 		{"listeners.inbound", "inbound", "the rest of the world calls here (default 0.0.0.0:20882)",
-			one(func(c *Config, v string) (err error) { c.Listeners.Inbound, err = hostPort(v); return err })},
-		{"listeners.control", "control", "control API; keep it on loopback (default 127.0.0.1:20883)",
-			one(func(c *Config, v string) (err error) { c.Listeners.Control, err = hostPort(v); return err })},
+			field(func(c *Config) *string { return &c.Listeners.Inbound }, hostPort)},
+		{"listeners.control", "control", "control API, on loopback only (default 127.0.0.1:20883)",
+			field(func(c *Config) *string { return &c.Listeners.Control }, loopback)},
 		{"listeners.controlSocket", "control-socket", "unix socket of the control API, empty: none\n(default /run/meshferry/control.sock, of an ordinary user in $XDG_RUNTIME_DIR)",
-			one(func(c *Config, v string) (err error) { c.Listeners.ControlSocket, err = path(v, true); return err })},
-		{"meshPorts", "", "", func(c *Config, values []string) error { return ports(&c.MeshPorts, values) }},
+			field(func(c *Config) *string { return &c.Listeners.ControlSocket }, socketPath)},
 		{"stateDir", "state-dir", "directory for what must survive a restart\n(default /var/lib/meshferry, of an ordinary user in $XDG_STATE_HOME)",
-			one(func(c *Config, v string) (err error) { c.StateDir, err = path(v, false); return err })},
-		{"publish.models", "", "", func(c *Config, values []string) error { return models(&c.Publish.Models, values) }},
-		{"protection.enabled", "", "", one(func(c *Config, v string) error { return boolean(&c.Protection.Enabled, v) })},
-		{"protection.emptyHold", "", "", one(func(c *Config, v string) error { return duration(&c.Protection.EmptyHold, v, 0) })},
-		{"protection.shrinkHold", "", "", one(func(c *Config, v string) error { return duration(&c.Protection.ShrinkHold, v, 0) })},
-		{"stop.notifyWait", "", "", one(func(c *Config, v string) error { return duration(&c.Stop.NotifyWait, v, 0) })},
-		{"stop.drain", "", "", one(func(c *Config, v string) error { return duration(&c.Stop.Drain, v, 0) })},
-		{"probe.interval", "", "", one(func(c *Config, v string) error { return duration(&c.Probe.Interval, v, 10*time.Millisecond) })},
-		{"probe.timeout", "", "", one(func(c *Config, v string) error { return duration(&c.Probe.Timeout, v, time.Millisecond) })},
-		{"probe.fall", "", "", one(func(c *Config, v string) error { return integer(&c.Probe.Fall, v, 1, 1000) })},
-		{"probe.rise", "", "", one(func(c *Config, v string) error { return integer(&c.Probe.Rise, v, 1, 1000) })},
-		{"limits.workloads", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.Workloads, v, 1, 1e6) })},
-		{"limits.publications", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.Publications, v, 1, 1e6) })},
-		{"limits.subscriptions", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.Subscriptions, v, 1, 1e6) })},
-		{"limits.requests", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.Requests, v, 1, 1e6) })},
-		{"limits.heldRequests", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.HeldRequests, v, 1, 1e6) })},
-		{"limits.requestRate", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.RequestRate, v, 1, 1e6) })},
-		{"limits.requestBurst", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.RequestBurst, v, 1, 1e6) })},
-		{"limits.frame", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.Frame, v, 1<<10, 1<<30) })},
-		{"limits.connections", "", "", one(func(c *Config, v string) error { return integer(&c.Limits.Connections, v, 1, 1e6) })},
-		{"compat.mosn.listen", "", "", one(func(c *Config, v string) (err error) { c.Compat.Mosn.Listen, err = hostPort(v); return err })},
-		{"compat.mosn.providerPort", "", "", one(func(c *Config, v string) error { return integer(&c.Compat.Mosn.ProviderPort, v, 1, 65535) })},
-		{"compat.mosn.registry", "", "", one(func(c *Config, v string) error { c.Compat.Mosn.Registry = v; return checkName(v) })},
-		{"log.level", "log-level", "debug, info, warn or error (default info)", one(level)},
-		{"log.format", "log-format", "text or json (default text)", one(func(c *Config, v string) error { return choice(&c.Log.Format, v, "text", "json") })},
+			field(func(c *Config) *string { return &c.StateDir }, path)},
+		{"publish.models", "", "", models(func(c *Config) *[]registry.Model { return &c.Publish.Models })},
+		{"protection.enabled", "", "", live(field(func(c *Config) *bool { return &c.Protection.Enabled }, boolean))},
+		{"protection.emptyHold", "", "", live(field(func(c *Config) *time.Duration { return &c.Protection.EmptyHold }, duration(0)))},
+		{"protection.shrinkHold", "", "", live(field(func(c *Config) *time.Duration { return &c.Protection.ShrinkHold }, duration(0)))},
+		{"stop.notifyWait", "", "", live(field(func(c *Config) *time.Duration { return &c.Stop.NotifyWait }, duration(0)))},
+		{"stop.drain", "", "", live(field(func(c *Config) *time.Duration { return &c.Stop.Drain }, duration(0)))},
+		{"probe.interval", "", "", live(field(func(c *Config) *time.Duration { return &c.Probe.Interval }, duration(10*time.Millisecond)))},
+		{"probe.timeout", "", "", live(field(func(c *Config) *time.Duration { return &c.Probe.Timeout }, duration(time.Millisecond)))},
+		{"probe.fall", "", "", live(field(func(c *Config) *int { return &c.Probe.Fall }, integer(1, 1000)))},
+		{"probe.rise", "", "", live(field(func(c *Config) *int { return &c.Probe.Rise }, integer(1, 1000)))},
+		{"limits.workloads", "", "", field(func(c *Config) *int { return &c.Limits.Workloads }, integer(1, 1e6))},
+		{"limits.publications", "", "", field(func(c *Config) *int { return &c.Limits.Publications }, integer(1, 1e6))},
+		{"limits.subscriptions", "", "", field(func(c *Config) *int { return &c.Limits.Subscriptions }, integer(1, 1e6))},
+		{"limits.requests", "", "", field(func(c *Config) *int { return &c.Limits.Requests }, integer(1, 1e6))},
+		{"limits.heldRequests", "", "", field(func(c *Config) *int { return &c.Limits.HeldRequests }, integer(1, 1e6))},
+		{"limits.requestRate", "", "", field(func(c *Config) *int { return &c.Limits.RequestRate }, integer(1, 1e6))},
+		{"limits.requestBurst", "", "", field(func(c *Config) *int { return &c.Limits.RequestBurst }, integer(1, 1e6))},
+		{"limits.frame", "", "", field(func(c *Config) *int { return &c.Limits.Frame }, integer(1<<10, 1<<30))},
+		{"limits.connections", "", "", field(func(c *Config) *int { return &c.Limits.Connections }, integer(1, 1e6))},
+		{"compat.mosn.listen", "", "", field(func(c *Config) *string { return &c.Compat.Mosn.Listen }, loopback)},
+		{"compat.mosn.providerPort", "", "", field(func(c *Config) *int { return &c.Compat.Mosn.ProviderPort }, integer(1, 65535))},
+		{"compat.mosn.registry", "", "", field(func(c *Config) *string { return &c.Compat.Mosn.Registry }, func(v string) (string, error) { return v, checkName(v) })},
+		{"log.level", "log-level", "debug, info, warn or error (default info)", live(level(func(c *Config) *slog.Level { return &c.Log.Level }))},
+		{"log.format", "log-format", "text or json (default text)", field(func(c *Config) *string { return &c.Log.Format }, choice("text", "json"))},
 	}
 }
 
 // later are names of CONTRACT §11 whose part this version does not have.
 var later = map[string]bool{
-	"inbound": true, "registries.configRoot": true, "registries.namespace": true, "registries.tls": true, "registries.weight": true,
+	"inbound": true, "meshPorts": true,
+	"registries.configRoot": true, "registries.namespace": true, "registries.tls": true, "registries.weight": true,
+}
+
+// field is the value at a place, read by parse.
+func field[T any](at func(*Config) *T, parse func(string) (T, error)) value {
+	return value{
+		set: func(c *Config, values []string) error {
+			if len(values) != 1 {
+				return fmt.Errorf("want one value, not %d", len(values))
+			}
+			v, err := parse(values[0])
+			if err == nil {
+				*at(c) = v
+			}
+			return err
+		},
+		get:  func(c *Config) string { return fmt.Sprint(*at(c)) },
+		take: func(c, from *Config) { *at(c) = *at(from) },
+	}
+}
+
+// live marks what SIGHUP changes in a running agent.
+func live(v value) value {
+	v.live = true
+	return v
 }
 
 // variable is the setting's MESHFERRY_* name: that of its flag, else of its key.
@@ -91,83 +124,84 @@ func (s setting) variable() string {
 	return prefix + b.String()
 }
 
-func one(set func(*Config, string) error) func(*Config, []string) error {
-	return func(c *Config, values []string) error {
-		if len(values) != 1 {
-			return fmt.Errorf("want one value, not %d", len(values))
+func duration(least time.Duration) func(string) (time.Duration, error) {
+	return func(text string) (time.Duration, error) {
+		v, err := time.ParseDuration(text)
+		if err != nil {
+			return 0, fmt.Errorf("want a duration with a unit, like 300ms, 15s or 2m, not %q", text)
 		}
-		return set(c, values[0])
+		if v < least || v > 24*time.Hour {
+			return 0, fmt.Errorf("want %v to 24h, not %v", least, v)
+		}
+		return v, nil
 	}
 }
 
-func duration(d *time.Duration, text string, least time.Duration) error {
-	v, err := time.ParseDuration(text)
-	if err != nil {
-		return fmt.Errorf("want a duration with a unit, like 300ms, 15s or 2m, not %q", text)
+func integer(least, most int) func(string) (int, error) {
+	return func(text string) (int, error) {
+		v, err := strconv.Atoi(text)
+		if err != nil || v < least || v > most {
+			return 0, fmt.Errorf("want a number in %d..%d, not %q", least, most, text)
+		}
+		return v, nil
 	}
-	if v < least || v > 24*time.Hour {
-		return fmt.Errorf("want %v to 24h, not %v", least, v)
-	}
-	*d = v
-	return nil
 }
 
-func integer(n *int, text string, least, most int) error {
-	v, err := strconv.Atoi(text)
-	if err != nil || v < least || v > most {
-		return fmt.Errorf("want a number in %d..%d, not %q", least, most, text)
-	}
-	*n = v
-	return nil
-}
-
-func boolean(b *bool, text string) error {
+func boolean(text string) (bool, error) {
 	switch text {
 	case "true", "false":
-		*b = text == "true"
-		return nil
+		return text == "true", nil
 	}
-	return fmt.Errorf("want true or false, not %q", text)
+	return false, fmt.Errorf("want true or false, not %q", text)
 }
 
-func choice(s *string, text string, known ...string) error {
-	for _, k := range known {
-		if text == k {
-			*s = text
+func choice(known ...string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		for _, k := range known {
+			if text == k {
+				return text, nil
+			}
+		}
+		return "", fmt.Errorf("want %s, not %q%s", strings.Join(known, ", "), text, didYouMean(text, known))
+	}
+}
+
+func level(at func(*Config) *slog.Level) value {
+	v := field(at, func(text string) (l slog.Level, err error) {
+		name, err := choice("debug", "info", "warn", "error")(text)
+		if err == nil {
+			err = l.UnmarshalText([]byte(name))
+		}
+		return l, err
+	})
+	v.get = func(c *Config) string { return strings.ToLower(at(c).String()) }
+	return v
+}
+
+func models(at func(*Config) *[]registry.Model) value {
+	return value{
+		list: true,
+		set: func(c *Config, values []string) error {
+			all := make([]registry.Model, len(values))
+			for i, v := range values {
+				name, err := choice(string(registry.ModelInterface), string(registry.ModelApplication))(v)
+				if err != nil {
+					return err
+				}
+				all[i] = registry.Model(name)
+			}
+			*at(c) = all
 			return nil
-		}
+		},
+		get: func(c *Config) string {
+			var names []string
+			for _, m := range *at(c) {
+				names = append(names, string(m))
+			}
+			return strings.Join(names, ", ")
+		},
+		take: func(c, from *Config) { *at(c) = *at(from) },
 	}
-	return fmt.Errorf("want %s, not %q%s", strings.Join(known, ", "), text, didYouMean(text, known))
-}
-
-func level(c *Config, text string) error {
-	var name string
-	if err := choice(&name, text, "debug", "info", "warn", "error"); err != nil {
-		return err
-	}
-	return c.Log.Level.UnmarshalText([]byte(name))
-}
-
-func ports(list *[]int, values []string) error {
-	all := make([]int, len(values))
-	for i, v := range values {
-		if err := integer(&all[i], v, 1, 65535); err != nil {
-			return err
-		}
-	}
-	*list = all
-	return nil
-}
-
-func models(list *[]registry.Model, values []string) error {
-	all := make([]registry.Model, len(values))
-	for i, v := range values {
-		if err := choice((*string)(&all[i]), v, string(registry.ModelInterface), string(registry.ModelApplication)); err != nil {
-			return err
-		}
-	}
-	*list = all
-	return nil
 }
 
 // host is an address or a name that others can dial.
@@ -194,8 +228,8 @@ func hostPort(text string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("want host:port, not %q", text)
 	}
-	var port int
-	if err := integer(&port, p, 0, 65535); err != nil {
+	port, err := integer(0, 65535)(p)
+	if err != nil {
 		return "", fmt.Errorf("port: %w", err)
 	}
 	if _, err := netip.ParseAddr(h); err != nil && h != "" && h != "localhost" {
@@ -204,14 +238,41 @@ func hostPort(text string) (string, error) {
 	return net.JoinHostPort(h, strconv.Itoa(port)), nil
 }
 
-func path(text string, none bool) (string, error) {
-	switch {
-	case text == "" && none:
-		return "", nil
-	case text == "" || strings.ContainsRune(text, 0):
+// loopback is a hostPort that only this machine reaches: who reaches the control
+// API can publish.
+func loopback(text string) (string, error) {
+	address, err := hostPort(text)
+	if err != nil {
+		return "", err
+	}
+	h, port, _ := net.SplitHostPort(address)
+	if a, err := netip.ParseAddr(h); h != "localhost" && (err != nil || !a.IsLoopback()) {
+		return "", fmt.Errorf("%s is not on loopback, and whoever reaches this API can publish: use 127.0.0.1:%s", address, port)
+	}
+	return address, nil
+}
+
+func path(text string) (string, error) {
+	if text == "" || strings.ContainsRune(text, 0) {
 		return "", errors.New("want a path")
 	}
 	return filepath.Clean(text), nil
+}
+
+// maxSocket is how long the path of a unix socket can be on Linux (sun_path in
+// unix(7), less its closing zero).
+const maxSocket = 107
+
+// socketPath may be empty.
+func socketPath(text string) (string, error) {
+	if text == "" {
+		return "", nil
+	}
+	p, err := path(text)
+	if err == nil && len(p) > maxSocket {
+		err = fmt.Errorf("the path has %d characters, and a unix socket can have %d: choose a shorter one", len(p), maxSocket)
+	}
+	return p, err
 }
 
 func checkName(name string) error {
@@ -225,11 +286,12 @@ func checkName(name string) error {
 func defaults() Config {
 	return Config{
 		Listeners:  Listeners{Outbound: "127.0.0.1:20881", Inbound: "0.0.0.0:20882", Control: "127.0.0.1:20883"},
-		MeshPorts:  []int{20882},
 		Publish:    Publish{Models: []registry.Model{registry.ModelInterface, registry.ModelApplication}},
 		Protection: Protection{Enabled: true, EmptyHold: 30 * time.Second, ShrinkHold: 10 * time.Second},
 		Stop:       Stop{NotifyWait: 3 * time.Second, Drain: 10 * time.Second},
 		Probe:      Probe{Interval: time.Second, Timeout: 300 * time.Millisecond, Fall: 3, Rise: 2},
-		Log:        Log{Level: slog.LevelInfo, Format: "text"},
+		Limits: Limits{Workloads: 256, Publications: 2000, Subscriptions: 4000, Requests: 32, HeldRequests: 512,
+			RequestRate: 100, RequestBurst: 400, Frame: 8 << 20, Connections: 10_000},
+		Log: Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }

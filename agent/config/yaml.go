@@ -245,10 +245,14 @@ func (y yamlReader) service(n *yaml.Node) {
 		case "match":
 			y.value(v, full, func(text string) error { s.Match = text; return checkPattern(text) })
 		case "publish":
-			y.value(v, full, func(text string) error { return choice(&s.Publish, text, "mesh", "direct", "both", "off") })
+			y.value(v, full, func(text string) (err error) {
+				s.Publish, err = choice("mesh", "direct", "both", "off")(text)
+				return err
+			})
 		case "routing":
-			y.fields(v, full, map[string]func(string) error{"loadbalance": func(text string) error {
-				return choice(&s.LoadBalance, text, "random", "roundrobin", "leastactive")
+			y.fields(v, full, map[string]func(string) error{"loadbalance": func(text string) (err error) {
+				s.LoadBalance, err = choice("random", "roundrobin", "leastactive")(text)
+				return err
 			}})
 		default:
 			y.unknown(k, full, []string{"match", "publish", "routing"}, nil)
