@@ -1,0 +1,119 @@
+package proxy
+
+import (
+	"bytes"
+	"io"
+	"net"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/meshferry/meshferry/agent/proxy/dubbo"
+)
+
+// copier answers without allocating: it turns what it reads into responses in
+// place. It takes frames of one size only.
+func copier(t testing.TB, size int) *provider {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &provider{Listener: l}
+	p.wg.Go(func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			p.conns.Store(c, struct{}{})
+			p.wg.Go(func() {
+				defer c.Close()
+				buf, w := make([]byte, 256*size), 0
+				for {
+					n, err := c.Read(buf[w:])
+					if err != nil {
+						return
+					}
+					w += n
+					whole := w - w%size
+					for at := 0; at < whole; at += size {
+						buf[at+2], buf[at+statusAt] = dubbo.Hessian2, dubbo.StatusOK
+					}
+					if _, err := c.Write(buf[:whole]); err != nil {
+						return
+					}
+					w = copy(buf, buf[whole:w])
+				}
+			})
+		}
+	})
+	t.Cleanup(func() { p.kill(); p.wg.Wait() })
+	return p
+}
+
+// burst is a connection that sends depth calls at once and reads their answers.
+type burst struct {
+	net.Conn
+	out, in []byte
+}
+
+func newBurst(t testing.TB, addr string, depth int) (*burst, int) {
+	f := req{iface: foo, arg: string(bytes.Repeat([]byte("x"), 40))}.frame(t)
+	var out []byte
+	for i := range depth {
+		dubbo.PutID(f, uint64(i))
+		out = append(out, f...)
+	}
+	return &burst{dial(t, addr).Conn, out, make([]byte, len(out))}, len(f)
+}
+
+func (b *burst) round(t testing.TB) {
+	if _, err := b.Write(b.out); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(b.Conn, b.in); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func forwarding(t testing.TB, depth int) *burst {
+	size := len(req{iface: foo, arg: string(bytes.Repeat([]byte("x"), 40))}.frame(t))
+	p := copier(t, size)
+	a := start(t, Options{})
+	a.provide(t, foo, p.addr())
+	b, _ := newBurst(t, a.outbound, depth)
+	b.SetDeadline(time.Now().Add(time.Minute))
+	for range 200 {
+		b.round(t)
+	}
+	return b
+}
+
+// A forwarded call allocates nothing, amortised: the whole process is counted,
+// with consumer and provider.
+func TestForwardingAllocatesNothing(t *testing.T) {
+	const depth, rounds = 16, 500
+	b := forwarding(t, depth)
+	var before, after runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	for range rounds {
+		b.round(t)
+	}
+	runtime.ReadMemStats(&after)
+	if got := float64(after.Mallocs-before.Mallocs) / (depth * rounds); got > 0.02 {
+		t.Errorf("%.3f allocations for each forwarded call, want 0", got)
+	}
+}
+
+func BenchmarkForward(b *testing.B) {
+	for name, depth := range map[string]int{"depth1": 1, "depth32": 32} {
+		b.Run(name, func(b *testing.B) {
+			c := forwarding(b, depth)
+			b.ReportAllocs()
+			for i := 0; i < b.N; i += depth {
+				c.round(b)
+			}
+		})
+	}
+}
