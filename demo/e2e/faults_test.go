@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -149,12 +150,7 @@ func TestAgentStopsUnderLoad(t *testing.T) {
 	waits := map[string]func() ledger{}
 	for who, c := range consumers {
 		c.found()
-		eventually(t, who+" consumer to know both", func() error {
-			if by := c.call(20).answers(); by["stopping"] == 0 || by["staying"] == 0 {
-				return fmt.Errorf("%v", by)
-			}
-			return nil
-		})
+		c.knows(who, "stopping", "staying")
 		waits[who] = c.load(100, 8*time.Second)
 	}
 	eventually(t, "the load", func() error {
@@ -178,6 +174,102 @@ func TestAgentStopsUnderLoad(t *testing.T) {
 	if !p.running() {
 		t.Error("the provider ended with its agent")
 	}
+}
+
+// ZooKeeper freezes for longer than a session lives, under load: everything is
+// written again in a new session, and no call fails.
+func TestSessionExpired(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b := w.agent("a", withSession("2s")), w.agent("b", withSession("2s"))
+	p := w.provider(options{agent: a, application: "shop"})
+	a.published(1)
+	c := w.consumer(options{agent: b})
+	if l := c.call(1); len(l.failed()) > 0 {
+		t.Fatal(l)
+	}
+	session := a.status().Registries[0].Session
+	content := w.content()
+	wait := c.load(100, 9*time.Second)
+	w.zk.Pause()
+	time.Sleep(4 * time.Second) // longer than the session, that is the point
+	w.zk.Continue()
+	begin := time.Now()
+	eventually(t, "a new session", func() error {
+		if s := a.status().Registries[0]; s.State != "connected" || s.Session == session {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	there := time.Now()
+	a.published(1)
+	w.registered("shop", service, a.inbound())
+	t.Logf("a new session %v after the freeze, everything in it %v later", there.Sub(begin).Round(time.Millisecond), time.Since(there).Round(time.Millisecond))
+	eventually(t, "everything to come back", func() error {
+		if got := w.content(); got != content {
+			return errors.New("ZooKeeper holds\n" + got + "and not\n" + content)
+		}
+		return nil
+	})
+	if l := wait(); len(l.failed()) > 0 || p.stats().total() < 800 {
+		t.Error(l)
+	}
+}
+
+// A provider stops in order under load, and starts again, while its agent goes on
+// and another host has a provider of the same service: no call of a thin or of an
+// unmodified consumer fails.
+func TestProviderStopsUnderLoad(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	a, b, other := w.agent("a"), w.agent("b"), w.agent("other")
+	o := options{agent: a, name: "stopping", application: "shop"}
+	p := w.provider(o)
+	w.provider(options{agent: other, name: "staying", application: "shop"})
+	a.published(1)
+	other.published(1)
+	consumers := map[string]*app{
+		"thin":              w.consumer(options{agent: b}),
+		"interface level":   w.consumer(options{level: "interface"}),
+		"application level": w.consumer(options{level: "application"}),
+	}
+	waits := map[string]func() ledger{}
+	for who, c := range consumers {
+		c.found()
+		c.knows(who, "stopping", "staying")
+		waits[who] = c.load(100, 6*time.Second)
+	}
+	eventually(t, "the load", func() error {
+		if n := a.calls("inbound", service); n < 150 {
+			return fmt.Errorf("%d calls", n)
+		}
+		return nil
+	})
+	p.stop()
+	w.gone(w.zk.Conn(t), p.addr)
+	o.name = "again"
+	w.provider(o)
+	a.published(1)
+	for who, wait := range waits {
+		l := wait()
+		if by := l.answers(); len(l.failed()) > 0 || by["stopping"] == 0 || by["staying"] == 0 {
+			t.Errorf("%s consumer: %v; answers by %v", who, l, by)
+		}
+		consumers[who].knows(who, "again", "staying")
+	}
+}
+
+// knows waits until a consumer is answered by exactly these providers.
+func (a *app) knows(who string, providers ...string) {
+	a.t.Helper()
+	slices.Sort(providers)
+	eventually(a.t, who+" consumer to know "+strings.Join(providers, " and "), func() error {
+		l := a.call(20)
+		if by := slices.Sorted(maps.Keys(l.answers())); !slices.Equal(by, providers) {
+			return fmt.Errorf("%v; %v", by, l)
+		}
+		return nil
+	})
 }
 
 // The agent starts although ZooKeeper cannot be reached, says so, and keeps what
@@ -204,10 +296,12 @@ func TestRegistryAwayAtStart(t *testing.T) {
 	if err := w.zk.Restart(); err != nil {
 		t.Fatal(err)
 	}
+	begin := time.Now()
 	body["wait"] = "30s"
 	if code := a.post("/v1/publish", body, &reply); code != http.StatusOK || reply.State != "published" {
 		t.Errorf("publish when the registry is there: %d %+v", code, reply)
 	}
+	t.Logf("published %v after ZooKeeper was there", time.Since(begin).Round(time.Millisecond))
 	a.published(2)
 	a.ready()
 }

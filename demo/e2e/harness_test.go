@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -85,12 +86,11 @@ func (w *world) host(name string) string {
 // agent is one agent, on a host of its own with the real ports.
 type agent struct {
 	*process
-	w       *world
-	host    string // "127.3.4.1"
-	args    []string
-	state   string // its state directory
-	socket  string
-	timeout time.Duration // until it is ready
+	w      *world
+	host   string // "127.3.4.1"
+	args   []string
+	state  string // its state directory
+	socket string
 }
 
 type agentOption func(*agent)
@@ -105,6 +105,11 @@ func withFile(text string) agentOption {
 // withFlags adds flags, which win.
 func withFlags(flags ...string) agentOption {
 	return func(a *agent) { a.args = append(a.args, flags...) }
+}
+
+// withSession asks ZooKeeper for a session time-out, instead of the usual 15 s.
+func withSession(timeout string) agentOption {
+	return func(a *agent) { a.args[slices.Index(a.args, "--registry")+1] += "?sessionTimeout=" + timeout }
 }
 
 // file writes a file and gives its path.

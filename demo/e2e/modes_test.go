@@ -104,9 +104,9 @@ services:
 	}
 }
 
-// The way back: an agent is started again with "direct" while consumers that know
-// nothing of agents call. They go on at the provider's own port, and no call fails
-// while both can be reached.
+// The way back: an agent is started again with "direct" under load. Consumers that
+// know nothing of agents go on at the provider's own port, and no call fails, for
+// there is a second provider on another host.
 func TestBackToDirect(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)

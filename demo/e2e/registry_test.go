@@ -64,13 +64,9 @@ func (w *world) golden(name string) {
 
 // content is the tree of ZooKeeper without what differs from run to run.
 func (w *world) content() string {
-	s := w.zk.Tree(w.t)
-	if plain := unescapeLines(s); plain != "" {
-		s = plain
-	}
-	for i, name := range w.hosts {
-		ip := regexp.QuoteMeta(w.host(name))
-		s = regexp.MustCompile(ip+`\b`).ReplaceAllString(s, "HOST-"+strings.ToUpper(w.hosts[i]))
+	s := readable(w.zk.Tree(w.t))
+	for _, name := range w.hosts {
+		s = regexp.MustCompile(regexp.QuoteMeta(w.host(name))+`\b`).ReplaceAllString(s, "HOST-"+strings.ToUpper(name))
 	}
 	for _, v := range volatile {
 		s = v.pattern.ReplaceAllString(s, v.by)
@@ -91,8 +87,8 @@ var volatile = []struct {
 	{regexp.MustCompile(`("meshferry\.host":)"[^"]*"`), `$1"ID"`},
 }
 
-// unescapeLines decodes the names of leaves, so that a golden file can be read.
-func unescapeLines(s string) string {
+// readable decodes the names of leaves.
+func readable(s string) string {
 	lines := strings.Split(s, "\n")
 	for i, line := range lines {
 		if strings.HasPrefix(line, "/") {
