@@ -64,6 +64,7 @@ type asks struct {
 	replace bool     // wanted is to be taken
 	demand  map[string]bool
 	refused map[refusal]bool
+	protect *Protection // the newest of SetProtection
 }
 
 type refusal struct{ iface, address string }
@@ -113,6 +114,14 @@ func (s *Source) Want(iface string) {
 	if len(s.asks.demand) < s.o.MaxWanted {
 		s.asks.demand[iface] = true
 	}
+	s.mu.Unlock()
+	s.ring()
+}
+
+// SetProtection replaces Options.Protection, for what is held already too.
+func (s *Source) SetProtection(p Protection) {
+	s.mu.Lock()
+	s.asks.protect = &p
 	s.mu.Unlock()
 	s.ring()
 }

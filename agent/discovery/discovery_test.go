@@ -158,6 +158,37 @@ func TestProtection(t *testing.T) {
 	}
 }
 
+// Other settings count for what is held already too.
+func TestProtectionChanges(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeRegistry()
+		f.set("a.B", urls(5)...)
+		w := start(t, main(f))
+		defer w.stop()
+		w.s.Want("a.B")
+		time.Sleep(tick / 2)
+		synctest.Wait()
+		f.set("a.B")
+		w.expect("a.B@main", "protected 1,2,3,4,5")
+		w.s.SetProtection(Protection{EmptyHold: 2 * time.Minute})
+		time.Sleep(time.Minute)
+		w.expect("a.B@main", "protected 1,2,3,4,5")
+		w.s.SetProtection(Protection{EmptyHold: time.Second})
+		time.Sleep(2 * time.Second)
+		w.expect("a.B@main", "empty")
+
+		f.set("a.B", urls(5)...)
+		w.expect("a.B@main", "ready 1,2,3,4,5")
+		w.s.SetProtection(Protection{ShrinkHold: -1})
+		f.set("a.B", urls(1)...)
+		w.expect("a.B@main", "ready 1")
+		f.set("a.B")
+		w.expect("a.B@main", "protected 1")
+		w.s.SetProtection(Protection{Disabled: true})
+		w.expect("a.B@main", "empty")
+	})
+}
+
 func TestProtectionKnowsMovesFromLosses(t *testing.T) {
 	const direct, mesh = "dubbo://10.0.0.%d:20880/a.B?interface=a.B", "dubbo://10.0.0.%d:20882/a.B?interface=a.B&meshferry.origin=10.0.0.%[1]d:20880&meshferry.caps=1"
 	synctest.Test(t, func(t *testing.T) {

@@ -26,12 +26,13 @@ type loop struct {
 	probed chan map[string]bool // capacity 1: addresses that refuse
 	wg     sync.WaitGroup       // goroutines of this Run
 
-	follows  map[string]*follow
-	demanded int         // of follows: on demand
-	full     bool        // it was said that too many are wanted
-	last     []time.Time // by registry: when it was connected last
-	probing  bool
-	disk     *disk
+	protection Protection
+	follows    map[string]*follow
+	demanded   int         // of follows: on demand
+	full       bool        // it was said that too many are wanted
+	last       []time.Time // by registry: when it was connected last
+	probing    bool
+	disk       *disk
 }
 
 // follow is one interface that somebody wants.
@@ -54,14 +55,15 @@ type observation struct {
 func (s *Source) Run(ctx context.Context, ch chan<- route.Update) error {
 	ctx, cancel := context.WithCancel(ctx)
 	l := &loop{
-		Source:  s,
-		ctx:     ctx,
-		out:     ch,
-		heard:   make(chan observation, 64),
-		probed:  make(chan map[string]bool, 1),
-		follows: map[string]*follow{},
-		last:    make([]time.Time, len(s.o.Registries)),
-		disk:    openDisk(s.o.Dir, s.log),
+		Source:     s,
+		ctx:        ctx,
+		out:        ch,
+		heard:      make(chan observation, 64),
+		probed:     make(chan map[string]bool, 1),
+		protection: s.o.Protection,
+		follows:    map[string]*follow{},
+		last:       make([]time.Time, len(s.o.Registries)),
+		disk:       openDisk(s.o.Dir, s.log),
 	}
 	l.run()
 	cancel()
@@ -94,6 +96,14 @@ func (l *loop) run() {
 // serve does what others asked for.
 func (l *loop) serve(a asks) {
 	now := time.Now()
+	if a.protect != nil {
+		l.protection = *a.protect
+		for iface, f := range l.follows {
+			for i, s := range f.sets {
+				l.step(i, iface, s, func() bool { return s.protect(l.protection) })
+			}
+		}
+	}
 	if a.replace {
 		local := make(map[string]bool, len(a.wanted))
 		for _, iface := range a.wanted {
@@ -220,7 +230,7 @@ func (l *loop) observe(o observation) {
 	}
 	now := time.Now()
 	l.last[o.registry] = now
-	l.step(o.registry, o.iface, s, func() bool { return s.observe(o.set, l.o.Protection, now) })
+	l.step(o.registry, o.iface, s, func() bool { return s.observe(o.set, l.protection, now) })
 	if len(s.held) > 0 {
 		l.probe()
 	}

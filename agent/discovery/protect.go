@@ -13,8 +13,8 @@ import (
 // Protection says how long providers are held that a registry suddenly does not
 // list any more.
 type Protection struct {
-	EmptyHold  time.Duration // when none is left; 0: 30 s
-	ShrinkHold time.Duration // when more than half are gone, or the set is incomplete; 0: 10 s
+	EmptyHold  time.Duration // when none is left; 0: 30 s, negative: not at all
+	ShrinkHold time.Duration // when more than half are gone, or the set is incomplete; 0: 10 s, negative: not at all
 	Disabled   bool          // every set is taken as it comes
 }
 
@@ -49,7 +49,7 @@ func (s *set) observe(e registry.Endpoints, p Protection, now time.Time) bool {
 	s.now, s.heard, s.stale, s.failed = observed, true, false, ""
 	var hold time.Duration
 	hold, s.why = suspect(s.good, observed, e.Incomplete, p)
-	if hold == 0 || len(s.held) == 0 {
+	if hold <= 0 || len(s.held) == 0 {
 		s.release()
 		return true
 	}
@@ -60,8 +60,8 @@ func (s *set) observe(e registry.Endpoints, p Protection, now time.Time) bool {
 	return !same || stale || why != s.why || !slices.Equal(sorted(before), sorted(s.held))
 }
 
-// suspect says how long what is missing from a set is to be held, and why; 0:
-// the set is as good as the last one.
+// suspect says how long what is missing from a set is to be held, and why; 0 or
+// less: not at all, the set is as good as the last one or protection is off.
 func suspect(good int, observed []registry.Provider, incomplete string, p Protection) (time.Duration, string) {
 	left := len(places(observed))
 	switch {
@@ -88,6 +88,20 @@ func (s *set) refused(refuses func(address string) bool) bool {
 		s.release()
 	}
 	return len(s.held) != n
+}
+
+// protect judges a hold by other settings. What is from disk is held because the
+// registry is away, which is no matter of protection.
+func (s *set) protect(p Protection) bool {
+	if len(s.held) == 0 || s.stale {
+		return false
+	}
+	hold, _ := suspect(s.good, s.now, s.lacks, p)
+	if s.until = s.since.Add(hold); hold > 0 {
+		return false
+	}
+	s.release()
+	return true
 }
 
 // expire ends a hold whose time is over.

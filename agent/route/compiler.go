@@ -114,6 +114,16 @@ func (c *compiler) setCallers(set []Caller) {
 
 func (c *compiler) setLocal(set []Local) { c.local, c.anew = set, true }
 
+// refresh compiles everything anew.
+func (c *compiler) refresh() {
+	for iface := range c.updates {
+		c.dirty[iface] = true
+	}
+	if !c.anew {
+		c.setLocal(c.snapshot.inbound.list)
+	}
+}
+
 // changes is what a compilation did to the endpoints of an interface.
 type changes struct {
 	iface    string

@@ -28,6 +28,7 @@ type Router struct {
 	updates chan Update
 	local   chan []Local  // capacity 1, the newest set
 	callers chan []Caller // capacity 1, the newest set
+	refresh chan struct{} // capacity 1: compile everything anew
 	stats   *statistics
 
 	current watch.Value[Snapshot]
@@ -44,6 +45,7 @@ func New(o Options) *Router {
 		updates: make(chan Update, 64),
 		local:   make(chan []Local, 1),
 		callers: make(chan []Caller, 1),
+		refresh: make(chan struct{}, 1),
 		stats:   c.stats,
 		c:       c,
 	}
@@ -81,6 +83,8 @@ func (r *Router) loop(ctx context.Context) {
 			r.c.setLocal(set)
 		case set := <-r.callers:
 			r.c.setCallers(set)
+		case <-r.refresh:
+			r.c.refresh()
 		case <-grow.C:
 			r.c.grow(time.Now())
 		case <-renew.C:
@@ -159,6 +163,15 @@ func (r *Router) SetLocal(set []Local) { replace(r.local, set) }
 
 // SetCallers replaces the local subscriptions, under the rules of SetLocal.
 func (r *Router) SetCallers(set []Caller) { replace(r.callers, set) }
+
+// Refresh makes the router ask Options.Policy again for every service. It never
+// blocks.
+func (r *Router) Refresh() {
+	select {
+	case r.refresh <- struct{}{}:
+	default:
+	}
+}
 
 // replace puts v into a channel of capacity 1, in the place of what waits there.
 func replace[T any](ch chan T, v T) {

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,6 +155,29 @@ func TestAwait(t *testing.T) {
 			t.Error("a name that cannot be was found")
 		}
 	})
+}
+
+// TestRefresh: another policy reaches clusters of both directions that nothing
+// else changes.
+func TestRefresh(t *testing.T) {
+	f := newFakeSource(ready("a.B", ifaceLevel(t, "dubbo://10.0.0.1:20880/a.B?interface=a.B")))
+	var policy atomic.Value
+	policy.Store("")
+	r, stop := running(t, Options{Sources: []Source{f}, Policy: func(registry.Service) string { return policy.Load().(string) }})
+	defer stop()
+	u := mustURL(t, "dubbo://10.0.0.9:20880/a.Local?interface=a.Local")
+	r.SetLocal([]Local{{Address: "127.0.0.1:20880", Protocol: "dubbo", Service: u.Service(), Path: "a.Local", URL: u}})
+	f.Want("a.B")
+	both := func(p Policy) func(*Snapshot) bool {
+		return func(s *Snapshot) bool {
+			out, in := s.Outbound.find("a.B", "", ""), s.Inbound.find("a.Local", "", "")
+			return out != nil && in != nil && out.Policy == p && in.Policy == p
+		}
+	}
+	until(t, r, both(Random))
+	policy.Store("roundrobin")
+	r.Refresh()
+	until(t, r, both(RoundRobin))
 }
 
 func TestUnknownIsBounded(t *testing.T) {

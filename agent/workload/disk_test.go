@@ -130,7 +130,7 @@ func TestEntriesThatCannotBe(t *testing.T) {
 	dir := t.TempDir()
 	good := savedPublication{Workload: "w", URL: "dubbo://:1/a?interface=a"}
 	doc := document{
-		Publications: []savedPublication{good, good, {Workload: "w", URL: "nonsense"}, {Workload: "no way", URL: "dubbo://:1/a"}},
+		Publications:  []savedPublication{good, good, {Workload: "w", URL: "nonsense"}, {Workload: "no way", URL: "dubbo://:1/a"}},
 		Subscriptions: []savedSubscription{{Workload: "w", Service: registry.Service{Interface: "a"}}, {Workload: "w"}, {Workload: "w", URL: "nonsense"}},
 		Leases:        []savedLease{{Workload: "w", TTL: -1}, {Workload: "w"}, {Workload: "nobody's"}},
 	}

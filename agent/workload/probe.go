@@ -18,19 +18,19 @@ const minGap = 20 * time.Millisecond
 // connection open, because its end tells at once that a provider was killed.
 type prober struct {
 	address string
-	timeout time.Duration
 	dial    func(ctx context.Context, address string) (net.Conn, error)
 	wake    <-chan struct{} // capacity 1: probe now
-	// plan tells whether to ask for a heartbeat, and whether a refusal needs a
-	// second one: not where it changes nothing.
-	plan func() (heartbeat, confirm bool)
+	// plan tells whether to ask for a heartbeat, whether a refusal needs a second
+	// one (not where it changes nothing), and how long a probe may take.
+	plan func() (heartbeat, confirm bool, timeout time.Duration)
 	// report takes each outcome in and gives the pause until the next probe.
 	report func(outcome) time.Duration
 
 	// owned by run
-	kept   *keptConn // newest connection, nil: none
-	silent bool      // kept did not answer the last heartbeat: ask on another one
-	lastID uint64
+	timeout time.Duration // of this probe
+	kept    *keptConn     // newest connection, nil: none
+	silent  bool          // kept did not answer the last heartbeat: ask on another one
+	lastID  uint64
 }
 
 func (p *prober) run(ctx context.Context) {
@@ -91,7 +91,8 @@ func (p *prober) wait(ctx context.Context, begun time.Time, pause time.Duration,
 // probe looks once. A refusal on the way closes the kept connection: nobody
 // listens any more.
 func (p *prober) probe(ctx context.Context) outcome {
-	heartbeat, confirm := p.plan()
+	var heartbeat, confirm bool
+	heartbeat, confirm, p.timeout = p.plan()
 	if p.kept != nil && heartbeat && p.kept.frames && !p.silent {
 		if o := p.beat(ctx); o != closed {
 			return o

@@ -223,6 +223,30 @@ func TestProbeTiming(t *testing.T) {
 	})
 }
 
+func TestProbeSettingsChange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newFakeHost()
+		s, _ := start(t, Options{Dial: h.dial})
+		h.set(at, beats)
+		publish(t, s, Publication{URL: providerURL(t, 20880, "")})
+		await(t, s, "live", live)
+		s.SetProbe(ProbeSettings{Interval: 10 * time.Second, Fall: 1})
+		time.Sleep(time.Second) // the probe that was planned before
+		begun := time.Now()
+		h.set(at, mute)
+		await(t, s, "hung", because(ReasonNoAnswer))
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("hung after %v, want one missed heartbeat", took)
+		}
+		begun = time.Now()
+		h.set(at, beats)
+		awaitFor(t, s, time.Minute, "back", live)
+		if took := time.Since(begun); took < 10*time.Second || took > 20*time.Second {
+			t.Errorf("back after %v, want two answers 10 s apart", took)
+		}
+	})
+}
+
 func TestOpensLateIsSeenSoon(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newFakeHost()

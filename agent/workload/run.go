@@ -69,10 +69,9 @@ func (s *Store) startProbers(ctx context.Context, probers *sync.WaitGroup) {
 		t.stop = stop
 		p := &prober{
 			address: t.address,
-			timeout: s.probe.Timeout,
 			dial:    s.dial,
 			wake:    t.wake,
-			plan:    func() (heartbeat, confirm bool) { return s.plan(t) },
+			plan:    func() (heartbeat, confirm bool, timeout time.Duration) { return s.plan(t) },
 			report:  func(o outcome) time.Duration { return s.observe(t, o) },
 		}
 		probers.Go(func() {
@@ -82,10 +81,17 @@ func (s *Store) startProbers(ctx context.Context, probers *sync.WaitGroup) {
 	}
 }
 
-func (s *Store) plan(t *target) (heartbeat, confirm bool) {
+func (s *Store) plan(t *target) (heartbeat, confirm bool, timeout time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return t.dubbo > 0, t.live
+	return t.dubbo > 0, t.live, s.probe.Timeout
+}
+
+// SetProbe replaces Options.Probe, from the next probe of each address.
+func (s *Store) SetProbe(p ProbeSettings) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.probe = p.withDefaults()
 }
 
 // observe takes in what a probe of t saw, and gives the pause until the next.

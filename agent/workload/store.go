@@ -21,7 +21,6 @@ import (
 type Store struct {
 	// immutable after Open
 	file      state.File
-	probe     ProbeSettings
 	limits    Limits
 	ownPorts  []int
 	log       *slog.Logger
@@ -36,6 +35,7 @@ type Store struct {
 
 	mu sync.Mutex
 	// guarded by mu
+	probe   ProbeSettings
 	stopped bool
 	content uint64          // View.Generation
 	changes uint64          // of what is kept on disk
@@ -73,13 +73,8 @@ type target struct {
 // error is for a human.
 func Open(o Options) (*Store, error) {
 	s := &Store{
-		file: state.File{Path: filepath.Join(o.Dir, "workloads.state")},
-		probe: ProbeSettings{
-			Interval: cmp.Or(o.Probe.Interval, time.Second),
-			Timeout:  cmp.Or(o.Probe.Timeout, 300*time.Millisecond),
-			Fall:     cmp.Or(o.Probe.Fall, 3),
-			Rise:     cmp.Or(o.Probe.Rise, 2),
-		},
+		file:  state.File{Path: filepath.Join(o.Dir, "workloads.state")},
+		probe: o.Probe.withDefaults(),
 		limits: Limits{
 			Workloads:     cmp.Or(o.Limits.Workloads, 256),
 			Publications:  cmp.Or(o.Limits.Publications, 2000),

@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -128,6 +129,15 @@ type ProbeSettings struct {
 	Timeout  time.Duration // of one probe, 300 ms
 	Fall     int           // time-outs in a row until an address counts as hung, 3
 	Rise     int           // answers in a row until it is back, 2
+}
+
+func (p ProbeSettings) withDefaults() ProbeSettings {
+	return ProbeSettings{
+		Interval: cmp.Or(p.Interval, time.Second),
+		Timeout:  cmp.Or(p.Timeout, 300*time.Millisecond),
+		Fall:     cmp.Or(p.Fall, 3),
+		Rise:     cmp.Or(p.Rise, 2),
+	}
 }
 
 // Limits bound what applications can ask for. Zero fields take the default.
