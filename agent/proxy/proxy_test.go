@@ -281,6 +281,31 @@ func TestReadonly(t *testing.T) {
 	}
 }
 
+// What a dubbo-go provider says with its answers when it is about to stop is for
+// the agent: its consumer would drop the agent's address.
+func TestClosing(t *testing.T) {
+	stopping := serve(t, func(c net.Conn, h dubbo.Header, _ []byte) {
+		c.Write(frame(dubbo.Hessian2, dubbo.StatusOK, h.ID, []byte("\x94\x02hiH\x07closing\x04trueZN")))
+	})
+	other := serve(t, echo)
+	said := make(chan string, 10)
+	a := start(t, Options{Readonly: func(addr string) { said <- addr }})
+	a.provide(t, foo, stopping.addr())
+	c := dial(t, a.outbound)
+	for id := range uint64(2) {
+		if _, b := c.call(req{id: id, iface: foo}); bytes.Contains(b, []byte("closing")) || !bytes.Contains(b, []byte("\x02hi")) {
+			t.Fatalf("answer %q", b)
+		}
+	}
+	if got := <-said; got != stopping.addr() || len(said) > 0 {
+		t.Errorf("said to be stopping: %s and %d more, want %s once", got, len(said), stopping.addr())
+	}
+	a.provide(t, foo, stopping.addr(), other.addr())
+	for i := range 20 {
+		c.wantEcho(req{id: uint64(10 + i), iface: foo})
+	}
+}
+
 // Callbacks go back to the very consumer that passed them, through both hops, and
 // its answer goes to the provider.
 func TestCallbacks(t *testing.T) {

@@ -37,6 +37,7 @@ type upstream struct {
 	// owned by read
 	done    []reply
 	flushes []*downstream
+	leaving bool // the peer has said that it is about to stop
 
 	// guarded by conn.mu
 	slots    []slot
@@ -301,6 +302,8 @@ func (u *upstream) deliver() {
 				continue
 			}
 			r.cluster.Stats.Fail(route.Remote)
+		} else if dubbo.HideClosing(r.frame[2]&serializationMask, r.frame[dubbo.HeaderSize:]) {
+			u.readonly()
 		}
 		t.add(r.cluster.Stats, now-r.start)
 		dubbo.PutID(r.frame, r.call.id)
@@ -395,10 +398,9 @@ func tooLargeText(h dubbo.Header, limit int) string {
 func (u *upstream) event(h dubbo.Header, frame []byte) {
 	switch dubbo.ParseEvent(h, frame[dubbo.HeaderSize:]) {
 	case dubbo.Readonly:
-		u.p.log.Info("endpoint is about to stop (READONLY)", "address", u.peer.Addr)
-		u.peer.Readonly(true)
-		u.p.o.Readonly(u.peer.Addr)
+		u.readonly()
 	case dubbo.Writeable:
+		u.leaving = false
 		u.peer.Readonly(false)
 	default:
 		if h.IsRequest() && h.TwoWay() {
@@ -406,6 +408,18 @@ func (u *upstream) event(h dubbo.Header, frame []byte) {
 			u.send(dubbo.AppendHeartbeatReply(scratch[:0], h.Serialization(), h.ID))
 		}
 	}
+}
+
+// readonly notes that the peer is about to stop: Java says so once, dubbo-go with
+// every answer.
+func (u *upstream) readonly() {
+	u.peer.Readonly(true)
+	if u.leaving {
+		return
+	}
+	u.leaving = true
+	u.p.log.Info("endpoint is about to stop", "address", u.peer.Addr)
+	u.p.o.Readonly(u.peer.Addr)
 }
 
 // tick looks at calls that may have passed their deadline, and asks an idle peer
