@@ -8,9 +8,13 @@ import (
 	"time"
 )
 
-// writeTimeout bounds how long a peer may refuse to take bytes that are ready
-// for it, before its connection is given up.
-const writeTimeout = 30 * time.Second
+const (
+	// writeTimeout bounds how long a peer may take nothing of what is ready for
+	// it, before its connection is given up.
+	writeTimeout = 30 * time.Second
+	// slowPiece is how much of it a peer must take in that time.
+	slowPiece = 64 << 10
+)
 
 // conn is the writing half that both sides share. Frames are appended to buf
 // under mu; who finds nobody writing writes until buf is empty, all others only
@@ -18,6 +22,7 @@ const writeTimeout = 30 * time.Second
 // no goroutine is handed over to. A write that would block moves to a goroutine
 // of the connection's own, so that a peer which does not read stops nobody else.
 type conn struct {
+	stall  time.Duration   // how long the peer may take nothing
 	nc     net.Conn        // nil until attach
 	raw    syscall.RawConn // nil: nc cannot tell, writes go to an own goroutine
 	tryFn  func(fd uintptr) bool
@@ -37,6 +42,7 @@ type conn struct {
 
 // attach gives a connection to write to. Until then everything is queued.
 func (c *conn) attach(nc net.Conn) {
+	c.stall = writeTimeout
 	c.mu.Lock()
 	c.nc = nc
 	c.mu.Unlock()
@@ -157,15 +163,22 @@ func (c *conn) try(p []byte) (n int, err error) {
 // writeSlowly empties the queue, waiting for the peer, from out[n:] on.
 func (c *conn) writeSlowly(out []byte, n int) {
 	for out != nil {
-		if err := c.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
-			c.abort()
-			return
-		}
-		if _, err := c.nc.Write(out[n:]); err != nil {
-			c.abort()
-			return
+		for n < len(out) {
+			if err := c.nc.SetWriteDeadline(time.Now().Add(c.stall)); err != nil {
+				c.abort()
+				return
+			}
+			m, err := c.nc.Write(out[n:min(n+slowPiece, len(out))])
+			if err != nil {
+				c.abort()
+				return
+			}
+			n += m
 		}
 		n = 0
+		// try knows no deadline: one that is left would end the connection when it
+		// next writes.
+		_ = c.nc.SetWriteDeadline(time.Time{})
 		c.mu.Lock()
 		out = c.take(out)
 	}

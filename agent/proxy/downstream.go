@@ -96,7 +96,6 @@ func (d *downstream) endDedicated(why error) {
 // finish writes what is queued, bounded in time, and closes.
 func (d *downstream) finish() {
 	deadline := time.Now().Add(time.Second)
-	_ = d.nc.SetWriteDeadline(deadline)
 	for time.Now().Before(deadline) {
 		d.mu.Lock()
 		left := !d.closed && (len(d.buf) > 0 || d.writing)
