@@ -202,15 +202,15 @@ func TestSessionExpired(t *testing.T) {
 		return nil
 	})
 	there := time.Now()
-	a.published(1)
-	w.registered("shop", service, a.inbound())
-	t.Logf("a new session %v after the freeze, everything in it %v later", there.Sub(begin).Round(time.Millisecond), time.Since(there).Round(time.Millisecond))
 	eventually(t, "everything to come back", func() error {
 		if got := w.content(); got != content {
 			return errors.New("ZooKeeper holds\n" + got + "and not\n" + content)
 		}
 		return nil
 	})
+	t.Logf("a new session %v after the freeze, everything in it %v later", there.Sub(begin).Round(time.Millisecond), time.Since(there).Round(time.Millisecond))
+	w.registered("shop", service, a.inbound())
+	a.published(1)
 	if l := wait(); len(l.failed()) > 0 || p.stats().total() < 800 {
 		t.Error(l)
 	}
