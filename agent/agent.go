@@ -41,7 +41,6 @@ import (
 // Agent is one agent, built and not yet running.
 type Agent struct {
 	// immutable after New
-	cfg       config.Config
 	log       *slog.Logger
 	lock      *os.File
 	listeners listeners
@@ -53,6 +52,7 @@ type Agent struct {
 	proxy     *proxy.Proxy
 	api       *api.Server
 
+	config   atomic.Pointer[config.Config] // what the agent runs with; Reload replaces it
 	stopping atomic.Bool
 }
 
@@ -79,7 +79,8 @@ func (l listeners) all() (list []net.Listener) {
 // New opens the state directory and the listeners and builds the parts. It asks
 // no registry. On an error nothing stays open. version is shown in status.
 func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err error) {
-	a := &Agent{cfg: cfg, log: log}
+	a := &Agent{log: log}
+	a.config.Store(&cfg)
 	defer func() {
 		if err != nil {
 			a.close()
@@ -88,7 +89,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	if a.lock, err = lockDir(cfg.StateDir); err != nil {
 		return nil, err
 	}
-	if err := a.listen(); err != nil {
+	if err := a.listen(cfg); err != nil {
 		return nil, err
 	}
 	inbound, err := netip.ParseAddrPort(a.listeners.inbound.Addr().String())
@@ -102,7 +103,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	}
 	a.workloads, err = workload.Open(workload.Options{
 		Dir:      cfg.StateDir,
-		Probe:    workload.ProbeSettings{Interval: cfg.Probe.Interval, Timeout: cfg.Probe.Timeout, Fall: cfg.Probe.Fall, Rise: cfg.Probe.Rise},
+		Probe:    workload.ProbeSettings(cfg.Probe),
 		Limits:   workload.Limits{Workloads: cfg.Limits.Workloads, Publications: cfg.Limits.Publications, Subscriptions: cfg.Limits.Subscriptions},
 		OwnPorts: a.ownPorts(),
 		Log:      log.With("part", "workload"),
@@ -110,12 +111,12 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	if err != nil {
 		return nil, err
 	}
-	if err := a.openRegistries(); err != nil {
+	if err := a.openRegistries(cfg); err != nil {
 		return nil, err
 	}
 	a.router = route.New(route.Options{
 		Sources: []route.Source{a.discovery},
-		Policy:  cfg.LoadBalance,
+		Policy:  func(s registry.Service) string { return a.config.Load().LoadBalance(s) },
 		Log:     log.With("part", "route"),
 	})
 	a.proxy, err = proxy.New(proxy.Options{
@@ -172,24 +173,24 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	return a, nil
 }
 
-func (a *Agent) listen() (err error) {
+func (a *Agent) listen(cfg config.Config) (err error) {
 	l := &a.listeners
-	if l.outbound, err = listen("outbound", a.cfg.Listeners.Outbound); err != nil {
+	if l.outbound, err = listen("outbound", "--outbound", cfg.Listeners.Outbound); err != nil {
 		return err
 	}
-	if l.inbound, err = listen("inbound", a.cfg.Listeners.Inbound); err != nil {
+	if l.inbound, err = listen("inbound", "--inbound", cfg.Listeners.Inbound); err != nil {
 		return err
 	}
-	if l.control, err = listen("control", a.cfg.Listeners.Control); err != nil {
+	if l.control, err = listen("control", "--control", cfg.Listeners.Control); err != nil {
 		return err
 	}
-	if path := a.cfg.Listeners.ControlSocket; path != "" {
+	if path := cfg.Listeners.ControlSocket; path != "" {
 		if l.socket, err = listenUnix(path); err != nil {
 			return err
 		}
 	}
-	if address := a.cfg.Compat.Mosn.Listen; address != "" {
-		if l.mosn, err = listen("compat.mosn.listen", address); err != nil {
+	if address := cfg.Compat.Mosn.Listen; address != "" {
+		if l.mosn, err = listen("MOSN-compatible", "compat.mosn.listen", address); err != nil {
 			return err
 		}
 	}
@@ -207,10 +208,10 @@ func (a *Agent) ownPorts() (ports []int) {
 	return ports
 }
 
-func (a *Agent) openRegistries() error {
+func (a *Agent) openRegistries(cfg config.Config) error {
 	var named []discovery.Named
-	for _, r := range a.cfg.Registries {
-		address := a.cfg.AddressFor(r.Name)
+	for _, r := range cfg.Registries {
+		address := cfg.AddressFor(r.Name)
 		hostID := rewrite.HostID(machineID(), net.JoinHostPort(address, fmt.Sprint(a.inbound)))
 		log := a.log.With("registry", r.Name)
 		backend, err := a.open(r, hostID, log)
@@ -224,15 +225,15 @@ func (a *Agent) openRegistries() error {
 			Workloads: a.workloads.View(),
 			Address:   rewrite.Address{Host: address, Port: a.inbound, Caps: "1"},
 			HostID:    hostID,
-			Mode:      func(s registry.Service) reconcile.Mode { return reconcile.Mode(a.cfg.PublishMode(s)) },
-			Models:    a.cfg.Publish.Models,
+			Mode:      func(s registry.Service) reconcile.Mode { return reconcile.Mode(a.config.Load().PublishMode(s)) },
+			Models:    cfg.Publish.Models,
 			Log:       a.log.With("part", "reconcile"),
 		})))
 	}
 	a.discovery = discovery.New(discovery.Options{
 		Registries: named,
-		Dir:        a.cfg.StateDir,
-		Protection: discovery.Protection{EmptyHold: a.cfg.Protection.EmptyHold, ShrinkHold: a.cfg.Protection.ShrinkHold, Disabled: !a.cfg.Protection.Enabled},
+		Dir:        cfg.StateDir,
+		Protection: protection(cfg.Protection),
 		Log:        a.log.With("part", "discovery"),
 	})
 	return nil
@@ -252,11 +253,7 @@ func machineID() string {
 // side, close. It returns nil after an orderly stop.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.close()
-	for _, w := range a.cfg.Warnings {
-		a.log.Warn(w)
-	}
-	a.log.Info("agent runs", "address", net.JoinHostPort(a.cfg.Address, fmt.Sprint(a.inbound)), "outbound", a.listeners.outbound.Addr().String(),
-		"inbound", a.listeners.inbound.Addr().String(), "control", a.listeners.control.Addr().String(), "socket", a.cfg.Listeners.ControlSocket, "state", a.cfg.StateDir)
+	a.announce()
 
 	// Registries end last: a session can be ended only while it runs. ctx asks for
 	// an orderly stop, so no part hangs on it directly.
@@ -288,6 +285,24 @@ func (a *Agent) Run(ctx context.Context) error {
 		a.log.Info("agent stopped")
 	}
 	return err
+}
+
+// announce says how the agent runs, and what looks wrong about it.
+func (a *Agent) announce() {
+	cfg := a.config.Load()
+	for _, w := range cfg.Warnings {
+		a.log.Warn(w)
+	}
+	if ip, err := netip.ParseAddr(cfg.Address); err == nil && !ours(ip) {
+		a.log.Warn("the advertised address is none of this machine's: others reach this agent only if something forwards to it", "address", cfg.Address)
+	}
+	var registries []string
+	for _, r := range cfg.Registries {
+		registries = append(registries, r.Name+"="+r.URL)
+	}
+	a.log.Info("agent runs", "address", net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound)), "outbound", a.listeners.outbound.Addr().String(),
+		"inbound", a.listeners.inbound.Addr().String(), "control", a.listeners.control.Addr().String(), "socket", cfg.Listeners.ControlSocket,
+		"state", cfg.StateDir, "registries", strings.Join(registries, " "))
 }
 
 // running is a group of parts that end together.
@@ -324,7 +339,7 @@ func (a *Agent) endSessions(ctx context.Context) {
 	for _, b := range a.backends {
 		ctx, cancel := context.WithTimeout(ctx, endTimeout)
 		if err := b.registry.End(ctx); err != nil {
-			a.log.Warn("registry session could not be ended; it expires by itself", "registry", b.name, "error", err)
+			a.log.Warn("registry session could not be ended; it expires by itself", "registry", b.name, "err", err)
 		}
 		cancel()
 	}
@@ -349,7 +364,7 @@ func (a *Agent) stop() {
 	for _, b := range a.backends {
 		g.Go(func() error {
 			if err := b.loop.Withdraw(ctx); err != nil {
-				a.log.Warn("registry still lists this host's providers; they go with the session", "registry", b.name, "error", err)
+				a.log.Warn("registry still lists this host's providers; they go with the session", "registry", b.name, "err", err)
 			}
 			return nil
 		})
@@ -357,12 +372,12 @@ func (a *Agent) stop() {
 	_ = g.Wait()
 	cancel()
 	if published {
-		time.Sleep(a.cfg.Stop.NotifyWait)
+		time.Sleep(a.config.Load().Stop.NotifyWait)
 	}
-	ctx, cancel = context.WithTimeout(context.Background(), a.cfg.Stop.Drain)
+	ctx, cancel = context.WithTimeout(context.Background(), a.config.Load().Stop.Drain)
 	defer cancel()
 	if err := a.proxy.Drain(ctx); err != nil {
-		a.log.Warn("calls are cut", "error", err)
+		a.log.Warn("calls are cut", "err", err)
 	}
 }
 
@@ -373,7 +388,7 @@ func (a *Agent) project(ctx context.Context) error {
 		view, changed := a.workloads.View().Watch()
 		var locals []route.Local
 		for _, p := range view.Publications {
-			if local, ok := localOf(p, a.cfg.Address); ok {
+			if local, ok := localOf(p, a.config.Load().Address); ok {
 				locals = append(locals, local)
 			}
 		}
@@ -428,7 +443,7 @@ func (a *Agent) notReady() (why []string) {
 func (a *Agent) close() {
 	for _, l := range a.listeners.all() {
 		if err := l.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			a.log.Debug("close listener", "error", err)
+			a.log.Debug("close listener", "err", err)
 		}
 	}
 	if a.lock != nil {
@@ -438,5 +453,5 @@ func (a *Agent) close() {
 
 // sessionFile is where the session of a registry is kept.
 func (a *Agent) sessionFile(name string) string {
-	return filepath.Join(a.cfg.StateDir, "session-"+name+".state")
+	return filepath.Join(a.config.Load().StateDir, "session-"+name+".state")
 }

@@ -63,6 +63,8 @@ func (j *journal) health(r result) {
 	switch {
 	case trouble != j.trouble && trouble != "": // one miss is nothing: at a start the first connection is being made
 		j.trouble, j.told = trouble, false
+	case trouble == "away" && !j.told: // the backend says it, with the cause
+		j.told = true
 	case trouble != "" && !j.told:
 		j.told = true
 		j.log.Warn("registry cannot be brought up to date; nothing is lost, trying again", "err", r.err)

@@ -177,8 +177,8 @@ func TestRegistryAway(t *testing.T) {
 		b.pass(awayMax)
 		b.holds(barLeaf + " shop@10.0.0.9:20882[a.Bar:dubbo]")
 		b.state(bar, "published")
-		if away, back := b.logged("level=WARN"), b.logged("up to date again"); away != 1 || back != 1 {
-			t.Errorf("state logged %d and %d times, want once each:\n%s", away, back, b.log)
+		if away, back := b.logged("level=WARN"), b.logged("up to date again"); away != 0 || back != 1 {
+			t.Errorf("%d warnings, which the backend gives, and %d times the end; want none and one:\n%s", away, back, b.log)
 		}
 	})
 }

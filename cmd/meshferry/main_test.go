@@ -29,7 +29,7 @@ func TestMain(m *testing.M) {
 	case "program":
 		main()
 	case "signals":
-		ctx, stop := untilSignal(context.Background(), slog.New(slog.NewTextHandler(os.Stdout, nil)))
+		ctx, stop := untilSignal(context.Background(), slog.New(slog.NewTextHandler(os.Stdout, nil)), func() { fmt.Println("reload") })
 		defer stop()
 		fmt.Println("ready")
 		<-ctx.Done()
@@ -124,8 +124,6 @@ func TestRun(t *testing.T) {
 	if code := second.exit(); code != exitFailed {
 		t.Errorf("second agent on the same state directory: exit %d", code)
 	}
-	agent.signal(syscall.SIGHUP)
-	agent.until("does not reload")
 	agent.signal(syscall.SIGTERM)
 	agent.until(`"msg":"agent stopped"`)
 	if code := agent.exit(); code != exitDone {
@@ -136,11 +134,53 @@ func TestRun(t *testing.T) {
 	}
 }
 
+// TestReload: SIGHUP takes what can change, names what cannot, and refuses a bad
+// file whole.
+func TestReload(t *testing.T) {
+	dir := t.TempDir()
+	file := filepath.Join(dir, "m.yaml")
+	write := func(text string) {
+		t.Helper()
+		text = "registries: [{url: local://" + dir + "/registry}]\naddress: 127.0.0.1\nstateDir: " + dir + "/state\n" +
+			"listeners: {outbound: 127.0.0.1:0, inbound: 127.0.0.1:0, control: 127.0.0.1:0, controlSocket: " + dir + "/c.sock}\n" + text
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("log: {level: warn}\n")
+	agent := start(t, "program", "run", "--config", file)
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if code, _, _ := command("status", "--control-socket", dir+"/c.sock"); code == exitDone {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no agent")
+		}
+	}
+	for _, c := range []struct{ text, want string }{
+		{"log: {level: info}\nstop: {drain: 1s, notifyWait: 0s}\n", `msg="configuration reloaded" changed="log.level, stop.drain, stop.notifyWait"`},
+		{"log: {level: info}\nstop: {drain: 2s}\nprobe: {fall: 0}\n", "configuration not reloaded, the old one stays"},
+		{"log: {level: info, format: json}\nstop: {drain: 1s, notifyWait: 0s}\nlimits: {frame: 1024}\n", `settings="limits.frame, log.format"`},
+	} {
+		write(c.text)
+		agent.signal(syscall.SIGHUP)
+		agent.until(c.want)
+	}
+	agent.signal(syscall.SIGTERM)
+	agent.until("agent stopped")
+	if code := agent.exit(); code != exitDone {
+		t.Errorf("exit %d", code)
+	}
+}
+
 func TestSecondSignalEndsAtOnce(t *testing.T) {
 	c := start(t, "signals")
 	c.until("ready")
+	c.signal(syscall.SIGHUP)
+	c.until("reload")
 	c.signal(syscall.SIGINT)
 	c.until("ended")
+	c.signal(syscall.SIGINT) // an echo, as timeout(1) sends it
 	c.signal(syscall.SIGTERM)
 	c.until("second signal")
 	if code := c.exit(); code != exitFailed {
@@ -181,6 +221,12 @@ func TestUsage(t *testing.T) {
 }
 
 func TestBadSettings(t *testing.T) {
+	for name, value := range map[string]string{"MESHFERRY_REGISTRY": "", "MESHFERRY_CONFIG": ""} {
+		t.Setenv(name, value)
+	}
+	if code, _, errs := command("run"); code != exitFailed || !strings.Contains(errs, "no registry is set") || !strings.Contains(errs, "--registry zookeeper://") {
+		t.Errorf("no registry: exit %d: %s", code, errs)
+	}
 	t.Setenv("MESHFERRY_OUTBOND", "x")
 	code, _, errs := command("run", "--log-level", "loud")
 	if code != exitFailed || !strings.Contains(errs, "MESHFERRY_OUTBOUND") || !strings.Contains(errs, "--log-level") {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -267,11 +268,16 @@ func (r *Registry) enter(state string, err error) {
 	}
 }
 
-// note keeps why a connection cannot be made.
+// note keeps why a connection cannot be made, and says it once if there was none
+// since the start; later it is said by enter.
 func (r *Registry) note(err error) {
 	r.mu.Lock()
-	defer r.mu.Unlock()
+	first := r.status.State == connecting && r.status.Err == ""
 	r.status.Err = err.Error()
+	r.mu.Unlock()
+	if first {
+		r.log.Warn("ZooKeeper cannot be reached; trying on", "servers", strings.Join(r.o.Servers, ","), "err", err)
+	}
 }
 
 // Status is the state of the session.

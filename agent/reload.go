@@ -1,0 +1,49 @@
+package agent
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/meshferry/meshferry/agent/config"
+	"github.com/meshferry/meshferry/agent/discovery"
+	"github.com/meshferry/meshferry/agent/workload"
+)
+
+// Reload takes what a running agent can change from next, which must be complete
+// and checked as for New, and logs one line with what has changed and one with
+// what needs a restart. It may be called while Run works, from one goroutine at a
+// time.
+func (a *Agent) Reload(next config.Config) {
+	before := a.config.Load()
+	merged, changed, restart := before.Reload(next)
+	merged.Warnings = next.Warnings
+	a.config.Store(&merged)
+	for _, w := range next.Warnings {
+		if !slices.Contains(before.Warnings, w) {
+			a.log.Warn(w)
+		}
+	}
+	a.workloads.SetProbe(workload.ProbeSettings(merged.Probe))
+	a.discovery.SetProtection(protection(merged.Protection))
+	if slices.Contains(changed, "services") {
+		a.router.Refresh()
+		for _, b := range a.backends {
+			b.loop.Refresh()
+		}
+	}
+	a.log.Info("configuration reloaded", "changed", strings.Join(changed, ", "))
+	if len(restart) > 0 {
+		a.log.Warn("changed settings need a restart; the agent goes on with the old ones", "settings", strings.Join(restart, ", "))
+	}
+}
+
+func protection(p config.Protection) discovery.Protection {
+	hold := func(d time.Duration) time.Duration {
+		if d == 0 {
+			return -1 // there 0 is the default
+		}
+		return d
+	}
+	return discovery.Protection{EmptyHold: hold(p.EmptyHold), ShrinkHold: hold(p.ShrinkHold), Disabled: !p.Enabled}
+}
