@@ -49,6 +49,10 @@ func (c *call) pick() bool {
 // there is one, the number of tries and the budget allow it; else it refuses.
 func (c *call) again(r refusal) {
 	p := c.down.p
+	if c.down.gone.Load() {
+		c.refuse(refusal{reason: route.Abandoned, text: errCallerGone.Error(), notExecuted: true})
+		return
+	}
 	if c.down.dir.outbound && !r.redial {
 		p.o.Refused(c.cluster.Service.Interface, c.endpoint.Peer.Addr)
 	}
@@ -70,10 +74,20 @@ func (c *call) again(r refusal) {
 	}
 	c.endpoint = endpoint
 	p.counters.retries.Add(1)
-	one := [1]request{{call: *c, frame: c.retained}}
-	one[0].retained = nil
-	one[0].up = c.down.upstream(c)
-	one[0].up.start(one[:], p.now())
+	frame := c.retained
+	c.retained = nil
+	c.send(frame)
+}
+
+// send gives a call that stands alone to the connection of its endpoint.
+func (c *call) send(frame []byte) {
+	up := c.down.upstream(c)
+	if up == nil {
+		c.refuse(refusal{reason: route.Abandoned, text: errCallerGone.Error(), notExecuted: true})
+		return
+	}
+	one := [1]request{{call: *c, frame: frame, up: up}}
+	up.start(one[:], c.down.p.now())
 }
 
 // statusAt is where a frame holds the status of a response.

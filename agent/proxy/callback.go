@@ -1,6 +1,8 @@
 package proxy
 
 import (
+	"maps"
+
 	"github.com/meshferry/meshferry/agent/proxy/dubbo"
 )
 
@@ -43,6 +45,16 @@ func (u *upstream) callback(h dubbo.Header, frame []byte) {
 		}
 	}
 	d.send(frame)
+}
+
+// forget drops what belongs to a dedicated connection that has ended.
+func (d *downstream) forget(u *upstream) {
+	d.own.Lock()
+	defer d.own.Unlock()
+	if d.dedicated[u.peer] == u {
+		delete(d.dedicated, u.peer)
+	}
+	maps.DeleteFunc(d.reverse, func(_ uint64, c callback) bool { return c.up == u })
 }
 
 // answerCallback passes a consumer's answer back to the provider that asked.

@@ -85,6 +85,14 @@ func (c *conn) send(frame []byte) bool {
 	return true
 }
 
+// close lets nothing more in, and drops what is queued.
+func (c *conn) close() {
+	c.mu.Lock()
+	c.closed = true
+	c.buf, c.spare = nil, nil
+	c.mu.Unlock()
+}
+
 // flush writes what is queued, unless somebody is at it.
 func (c *conn) flush() {
 	c.mu.Lock()

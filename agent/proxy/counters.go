@@ -39,9 +39,8 @@ func (p *Proxy) Counters() Counters {
 		Unreadable:       c.unreadable.Load(),
 		DialFailures:     c.dialFailed.Load(),
 	}
-	p.pools.Range(func(l, _ any) bool {
-		r.Upstream += int64(l.(*pool).size())
-		return true
-	})
+	p.mu.Lock()
+	r.Upstream = int64(len(p.upstreams))
+	p.mu.Unlock()
 	return r
 }

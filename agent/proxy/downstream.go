@@ -37,6 +37,8 @@ type downstream struct {
 	serialization atomic.Uint32
 	calls         atomic.Int64 // not yet answered
 
+	gone atomic.Bool // nobody reads answers any more
+
 	own       sync.Mutex
 	dedicated map[*route.Peer]*upstream // guarded by own
 	reverse   map[uint64]callback       // guarded by own; requests of a provider that wait for this consumer's answer
@@ -72,49 +74,50 @@ func (p *Proxy) serve(nc net.Conn, dir *direction) {
 // end releases everything that belongs to the connection. Calls that are still in
 // flight are answered into the void.
 func (d *downstream) end() {
-	d.mu.Lock()
-	d.closed = true
-	d.mu.Unlock()
+	d.gone.Store(true) // before own is taken: upstream opens nothing afterwards
+	d.close()
 	d.nc.Close()
-	d.endDedicated(errCallerGone)
+	d.own.Lock()
+	dedicated := slices.Collect(maps.Values(d.dedicated))
+	d.own.Unlock()
+	for _, u := range dedicated {
+		u.end(errCallerGone)
+	}
 	d.p.mu.Lock()
 	delete(d.p.downstreams, d)
 	d.p.mu.Unlock()
 	d.dir.open.Add(-1)
 }
 
-// endDedicated closes the upstream connections that this one has for itself.
-func (d *downstream) endDedicated(why error) {
-	d.own.Lock()
-	dedicated := slices.Collect(maps.Values(d.dedicated))
-	d.own.Unlock()
-	for _, u := range dedicated {
-		u.end(why)
-	}
-}
-
-// finish writes what is queued, bounded in time, and closes.
-func (d *downstream) finish() {
-	deadline := time.Now().Add(time.Second)
-	for time.Now().Before(deadline) {
+// finish closes the connection when every call is answered and every answer
+// written, at the deadline at the latest. It says that nothing more comes before
+// it closes: closing with requests unread would take back answers on their way.
+func (d *downstream) finish(deadline time.Time) {
+	for !d.gone.Load() && time.Now().Before(deadline) {
+		answered := d.calls.Load() == 0 // looked at first: an answer is queued, then counted
 		d.mu.Lock()
-		left := !d.closed && (len(d.buf) > 0 || d.writing)
+		written := len(d.buf) == 0 && !d.writing
 		d.mu.Unlock()
-		if !left {
+		if answered && written {
 			break
 		}
-		d.flush()
 		time.Sleep(time.Millisecond)
+	}
+	d.close()
+	if half, ok := d.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+		for end := time.Now().Add(linger); !d.gone.Load() && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
 	}
 	d.abort()
 }
 
 // answer sends the reply to a call that no upstream answers.
 func (d *downstream) answer(c *call, frame []byte) {
+	d.send(frame)
 	if c.inFlight {
 		d.calls.Add(-1)
 	}
-	d.send(frame)
 }
 
 func (d *downstream) sayReadonly() {
@@ -172,9 +175,7 @@ func (d *downstream) refuseBytes(b []byte, err error) {
 		d.send([]byte("HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nmeshferry: this port takes dubbo2 calls (protocol dubbo), not HTTP or triple.\n"))
 	}
 	d.p.log.Debug("bytes that are no dubbo2 frame", "listener", d.dir.name, "peer", d.nc.RemoteAddr().String(), "error", err)
-	for end := time.Now().Add(time.Second); d.calls.Load() > 0 && time.Now().Before(end); {
-		time.Sleep(time.Millisecond)
-	}
+	d.finish(time.Now().Add(finishTimeout))
 }
 
 func looksLikeHTTP(b []byte) bool {
@@ -296,7 +297,8 @@ func (d *downstream) place(c *call, frame []byte) {
 	}
 }
 
-// upstream is the connection for a call.
+// upstream is the connection for a call, nil when it would be one of a caller that
+// has gone.
 func (d *downstream) upstream(c *call) *upstream {
 	if !c.cluster.Dedicated {
 		return d.p.shared(c.endpoint.Peer, d.lane)
@@ -304,7 +306,10 @@ func (d *downstream) upstream(c *call) *upstream {
 	d.own.Lock()
 	defer d.own.Unlock()
 	u := d.dedicated[c.endpoint.Peer]
-	if u == nil || u.gone.Load() {
+	switch {
+	case d.gone.Load():
+		return nil
+	case u == nil || u.gone.Load():
 		if d.dedicated == nil {
 			d.dedicated = map[*route.Peer]*upstream{}
 		}
@@ -376,8 +381,7 @@ func (d *downstream) await(c call, frame []byte, iface string) {
 		var a dubbo.Attachments
 		if d.choose(table, host, &front, &c, frame, &a) && c.pick() {
 			c.cluster.Stats.Request(1)
-			one := [1]request{{call: c, frame: frame, up: d.upstream(&c)}}
-			one[0].up.start(one[:], d.p.now())
+			c.send(frame)
 		}
 	})
 }

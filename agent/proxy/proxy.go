@@ -22,8 +22,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -99,7 +101,6 @@ type Proxy struct {
 	epoch time.Time
 
 	out, in direction
-	pools   sync.Map // *pool with connections → struct{}
 	awaits  chan struct{}
 	workers sync.WaitGroup // goroutines of connections
 	stop    context.CancelFunc
@@ -111,6 +112,7 @@ type Proxy struct {
 
 	mu          sync.Mutex
 	downstreams map[*downstream]struct{} // guarded by mu
+	upstreams   map[*upstream]struct{}   // guarded by mu
 }
 
 // direction is what differs between the outbound and the inbound side.
@@ -126,7 +128,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Router == nil {
 		return nil, errors.New("proxy: no router")
 	}
-	p := &Proxy{o: o.withDefaults(), epoch: time.Now(), downstreams: map[*downstream]struct{}{}, awaits: make(chan struct{}, maxAwaits)}
+	p := &Proxy{o: o.withDefaults(), epoch: time.Now(), downstreams: map[*downstream]struct{}{}, upstreams: map[*upstream]struct{}{}, awaits: make(chan struct{}, maxAwaits)}
 	p.log = p.o.Log
 	p.out = direction{name: "outbound", outbound: true, table: func(s *route.Snapshot) *route.Table { return &s.Outbound }}
 	p.in = direction{name: "inbound", table: func(s *route.Snapshot) *route.Table { return &s.Inbound }}
@@ -268,31 +270,32 @@ func (p *Proxy) inFlight(dir *direction) (n int64) {
 func (p *Proxy) connections() []*downstream {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	list := make([]*downstream, 0, len(p.downstreams))
-	for d := range p.downstreams {
-		list = append(list, d)
-	}
-	return list
+	return slices.Collect(maps.Keys(p.downstreams))
+}
+
+func (p *Proxy) upstreamConnections() []*upstream {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Collect(maps.Keys(p.upstreams))
 }
 
 // closeAll answers every call in flight, then closes the connections: SDKs do
 // not fail calls when a connection closes, they wait their whole time-out.
 func (p *Proxy) closeAll() {
 	p.stopping.Store(true)
-	p.stop()
-	p.pools.Range(func(l, _ any) bool {
-		l.(*pool).close(errStopping)
-		return true
-	})
+	p.stop() // who connects from here on fails at once
+	for _, u := range p.upstreamConnections() {
+		u.end(errStopping)
+	}
+	deadline := time.Now().Add(finishTimeout)
 	for _, d := range p.connections() {
-		d.endDedicated(errStopping)
-		d.finish()
+		p.workers.Go(func() { d.finish(deadline) })
 	}
 	p.workers.Wait()
 }
 
 // janitor looks now and then for downstream connections that are dead or hold
-// half a frame, and for pools of endpoints that are no longer used.
+// half a frame, and for upstream connections that are no longer used.
 func (p *Proxy) janitor(ctx context.Context) {
 	tick := time.NewTicker(janitorInterval)
 	defer tick.Stop()
@@ -306,10 +309,9 @@ func (p *Proxy) janitor(ctx context.Context) {
 		for _, d := range p.connections() {
 			d.checkIdle(now)
 		}
-		p.pools.Range(func(l, _ any) bool {
-			l.(*pool).idle(now)
-			return true
-		})
+		for _, u := range p.upstreamConnections() {
+			u.checkIdle(now)
+		}
 	}
 }
 
@@ -318,6 +320,9 @@ const (
 	frameTimeout    = 30 * time.Second // from the first byte of a frame to its last
 	idleDownstream  = 10 * time.Minute // SDKs send a heartbeat every 30 s or 60 s
 	idleUpstream    = 5 * time.Minute
+	idleUnused      = 30 * time.Second // the same for a peer that no route names any more
+	finishTimeout   = time.Second      // for the last answers of a connection to be written
+	linger          = 200 * time.Millisecond
 	maxDeadline     = 10 * time.Minute // CONTRACT §8
 	deadlineGrace   = 100 * time.Millisecond
 	maxAwaits       = 1024 // calls that wait for a service to be discovered

@@ -83,6 +83,9 @@ func (p *Proxy) connect(peer *route.Peer, owner *downstream) *upstream {
 	u.mu.Lock()
 	u.timer = time.AfterFunc(p.o.Heartbeat, u.tick)
 	u.mu.Unlock()
+	p.mu.Lock()
+	p.upstreams[u] = struct{}{} // before run looks whether the agent stops
+	p.mu.Unlock()
 	p.workers.Go(func() { u.end(u.run()) })
 	return u
 }
@@ -92,11 +95,15 @@ func (u *upstream) run() error {
 	defer cancel()
 	var dialer net.Dialer
 	nc, err := dialer.DialContext(ctx, "tcp", u.peer.Addr)
-	if err != nil {
-		u.p.counters.dialFailed.Add(1)
-		if u.p.ctx.Err() == nil {
-			u.peer.Failed(time.Now())
+	switch {
+	case u.p.ctx.Err() != nil:
+		if err == nil {
+			nc.Close()
 		}
+		return errStopping
+	case err != nil:
+		u.p.counters.dialFailed.Add(1)
+		u.peer.Failed(time.Now())
 		return err
 	}
 	u.peer.Succeeded()
@@ -339,7 +346,7 @@ func (u *upstream) deliver() {
 // take queues replies. True: the caller of take has to flush; otherwise somebody
 // who queued before does, or nobody reads any more.
 func (d *downstream) take(replies []reply) bool {
-	d.calls.Add(-int64(len(replies)))
+	defer d.calls.Add(-int64(len(replies))) // finish counts on it: queued, then counted
 	d.mu.Lock()
 	if d.closed {
 		d.mu.Unlock()
@@ -438,11 +445,12 @@ func (u *upstream) tick() {
 		if !s.busy {
 			continue
 		}
-		if now >= s.look {
+		gone := s.down.gone.Load()
+		if now >= s.look && !gone {
 			s.call.nextLook()
 		}
-		if now >= s.look {
-			c, _ := u.release(uint64(s.use&useMask)<<32|uint64(n), true)
+		if now >= s.look || gone {
+			c, _ := u.release(uint64(s.use&useMask)<<32|uint64(n), false)
 			late = append(late, c)
 			continue
 		}
@@ -460,6 +468,10 @@ func (u *upstream) tick() {
 	for i := range late {
 		u.peer.InFlight.Add(-1)
 		c := &late[i]
+		if c.down.gone.Load() { // only counted; the slot and the frame are free again
+			c.refuse(refusal{reason: route.Abandoned, text: errCallerGone.Error()})
+			continue
+		}
 		c.refuse(refusal{reason: route.Deadline, text: "no answer from " + u.peer.Addr + " within " + (c.look - c.start).Round(time.Millisecond).String()})
 	}
 	switch {
@@ -474,6 +486,26 @@ func (u *upstream) tick() {
 // byte was written are tried elsewhere, the others are refused.
 func (u *upstream) end(why error) {
 	u.mu.Lock()
+	u.endLocked(why)
+}
+
+// checkIdle ends a shared connection that nobody has used for long, sooner when no
+// route leads to it.
+func (u *upstream) checkIdle(now time.Duration) {
+	limit := idleUpstream
+	if !u.peer.Used() {
+		limit = idleUnused
+	}
+	u.mu.Lock()
+	if u.owner != nil || u.busy > 0 || u.writing || now-u.lastUsed <= limit {
+		u.mu.Unlock()
+		return
+	}
+	u.endLocked(errIdle)
+}
+
+// endLocked is end with mu held; it releases mu.
+func (u *upstream) endLocked(why error) {
 	if u.closed {
 		u.mu.Unlock()
 		return
@@ -497,6 +529,12 @@ func (u *upstream) end(why error) {
 	u.slots, u.free, u.buf, u.spare = nil, nil, nil, nil
 	u.mu.Unlock()
 	u.abort()
+	u.p.mu.Lock()
+	delete(u.p.upstreams, u)
+	u.p.mu.Unlock()
+	if u.owner != nil {
+		u.owner.forget(u)
+	}
 	u.peer.InFlight.Add(-int64(len(unsent) + len(lost)))
 	if why != errStopping && why != errIdle && why != errCallerGone {
 		u.p.o.Lost(u.peer.Addr)
