@@ -50,6 +50,7 @@ type PublicationState struct {
 	Name   string `json:"name"`
 	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"`
+	Detail string `json:"detail,omitempty"` // what the registry says to that: who holds the entry, an error
 }
 
 func (s *Server) publish(c *gin.Context) {
@@ -217,7 +218,7 @@ func (s *Server) publicationReply(view *workload.View, slot workload.Identity, g
 		p, known := findState(st, slot)
 		switch {
 		case st.Seen >= gen && known:
-			one.State, one.Reason = p.State, p.Reason
+			one.State, one.Reason, one.Detail = p.State, p.Reason, p.Detail
 			for _, u := range p.Advertised {
 				if !slices.Contains(reply.Advertised, u) {
 					reply.Advertised = append(reply.Advertised, u)
@@ -227,7 +228,7 @@ func (s *Server) publicationReply(view *workload.View, slot workload.Identity, g
 			one.Reason = reconcile.ReasonSettling
 		}
 		if !pub.Live && one.State == statePending {
-			one.Reason = cmp.Or(pub.Reason, reconcile.ReasonSettling)
+			one.Reason, one.Detail = cmp.Or(pub.Reason, reconcile.ReasonSettling), ""
 		}
 		reply.Registries = append(reply.Registries, one)
 		if one.State != statePublished {

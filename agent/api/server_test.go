@@ -2,6 +2,7 @@ package api
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -326,7 +327,7 @@ func TestViews(t *testing.T) {
 	if len(endpoints.Endpoints) != 1 || endpoints.Endpoints[0].Address != "192.0.2.2:20987" {
 		t.Errorf("%+v", endpoints)
 	}
-	var why route.Explanation
+	var why Explanation
 	view("/v1/explain?service=g1/org.example.GreetService:1.0.0&method=sayHello&attachment=dubbo.tag=gray").into(t, &why)
 	if !why.Routed || why.State != route.Protected || len(why.Candidates) != 1 {
 		t.Errorf("%+v", why)
@@ -334,4 +335,35 @@ func TestViews(t *testing.T) {
 	w.call(t, "GET", "/v1/explain", "").refused(t, 422, "invalid")
 	w.call(t, "GET", "/v1/explain?service=a.B&methods=x", "").refused(t, 400, "unknown-field")
 	w.call(t, "GET", "/v1/status?verbose=1", "").refused(t, 400, "unknown-field")
+}
+
+// lookedFor is routes in which every interface is found when somebody looks for it.
+type lookedFor struct {
+	Routes
+	found func(iface string)
+}
+
+func (l lookedFor) Await(_ context.Context, iface string) bool {
+	l.found(iface)
+	return true
+}
+
+// TestViewsLookForIt: what nobody asked for yet is looked for, as for a call; the
+// inbound side is known without looking.
+func TestViewsLookForIt(t *testing.T) {
+	var w *world
+	w = start(t, func(o *Options) {
+		o.Routes = lookedFor{o.Routes, func(iface string) { w.say(t, iface, route.Empty, "") }}
+	})
+	for _, path := range []string{"/v1/explain?service=a.One", "/v1/endpoints?service=g/a.Two:1.0"} {
+		r := w.call(t, "GET", path, "")
+		if !strings.Contains(r.body, `"state":"empty"`) || !strings.Contains(r.body, `"registries":[{"name":"main","state":"connected"`) {
+			t.Errorf("%s: %s", path, r.body)
+		}
+	}
+	var in Explanation
+	w.call(t, "GET", "/v1/explain?service=a.Three&direction=inbound", "").into(t, &in)
+	if _, known := w.server.o.Routes.Snapshot().Interface("a.Three"); known || in.Registries != nil {
+		t.Errorf("inbound looks into registries: %+v", in)
+	}
 }

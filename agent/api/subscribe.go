@@ -34,19 +34,21 @@ func (s *Server) subscribe(c *gin.Context) {
 		s.fail(c, err)
 		return
 	}
-	s.awaitSet(c, sub)
+	if slices.Contains(sub.Categories, "providers") {
+		s.awaitSet(c, sub.Service.Interface)
+	}
 	c.PureJSON(http.StatusOK, s.document(sub))
 }
 
 // awaitSet gives the sources a short time to find the interface, so that the
 // first answer is seldom "waiting".
-func (s *Server) awaitSet(c *gin.Context, sub workload.Subscription) {
-	if !slices.Contains(sub.Categories, "providers") || !s.hold(c) {
+func (s *Server) awaitSet(c *gin.Context, iface string) {
+	if !s.hold(c) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), s.o.FirstSet)
 	defer cancel()
-	s.o.Routes.Await(ctx, sub.Service.Interface)
+	s.o.Routes.Await(ctx, iface)
 }
 
 func (s *Server) unsubscribe(c *gin.Context) {

@@ -225,6 +225,14 @@ type Endpoints struct {
 	State     string            `json:"state"`
 	Reason    string            `json:"reason,omitempty"`
 	Endpoints []route.Candidate `json:"endpoints"`
+	// Registries are those that were asked; none for direction inbound.
+	Registries []RegistryState `json:"registries,omitempty"`
+}
+
+// Explanation is the answer of GET /v1/explain.
+type Explanation struct {
+	route.Explanation
+	Registries []RegistryState `json:"registries,omitempty"`
 }
 
 func (s *Server) endpoints(c *gin.Context) {
@@ -233,14 +241,11 @@ func (s *Server) endpoints(c *gin.Context) {
 		s.fail(c, err)
 		return
 	}
-	e := s.o.Routes.Explain(q)
-	reply := Endpoints{
-		Service: q.Service.Key(), Direction: q.Direction, State: string(e.State), Reason: e.Reason, Endpoints: e.Candidates,
-	}
-	if reply.Endpoints == nil {
-		reply.Endpoints = []route.Candidate{}
-	}
-	c.PureJSON(http.StatusOK, reply)
+	e := s.explanation(c, q)
+	c.PureJSON(http.StatusOK, Endpoints{
+		Service: q.Service.Key(), Direction: q.Direction, State: string(e.State), Reason: e.Reason,
+		Endpoints: e.Candidates, Registries: e.Registries,
+	})
 }
 
 func (s *Server) explain(c *gin.Context) {
@@ -249,11 +254,21 @@ func (s *Server) explain(c *gin.Context) {
 		s.fail(c, err)
 		return
 	}
-	e := s.o.Routes.Explain(q)
+	c.PureJSON(http.StatusOK, s.explanation(c, q))
+}
+
+// explanation looks for an interface that nobody asked for yet, as a call would.
+func (s *Server) explanation(c *gin.Context, q route.Query) Explanation {
+	var e Explanation
+	if q.Direction == route.Outbound {
+		s.awaitSet(c, q.Service.Interface)
+		e.Registries = s.registryStates(time.Now())
+	}
+	e.Explanation = s.o.Routes.Explain(q)
 	if e.Candidates == nil {
 		e.Candidates = []route.Candidate{}
 	}
-	c.PureJSON(http.StatusOK, e)
+	return e
 }
 
 // routeQuery reads the query parameters of endpoints and explain.

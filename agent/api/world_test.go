@@ -255,17 +255,17 @@ func (m *memory) set(away, conflict bool) {
 func (m *memory) Apply(_ context.Context, d registry.Desired) (registry.Report, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	state := registry.Held
+	state, owner := registry.Held, ""
 	switch {
 	case m.away:
 		state = registry.Pending
 	case m.conflict:
-		state = registry.Conflict
+		state, owner = registry.Conflict, "meshferry:host-2"
 	}
 	report := registry.Report{}
 	var held []string
 	for _, u := range slices.Concat(d.Providers, d.Consumers) {
-		report[u.String()] = registry.Item{State: state}
+		report[u.String()] = registry.Item{State: state, Owner: owner}
 		if state == registry.Held {
 			held = append(held, u.String())
 		}

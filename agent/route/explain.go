@@ -80,16 +80,40 @@ func (s *Snapshot) explain(q Query, now time.Time) Explanation {
 		if cl = v.Group([]byte(asked.Group)); cl == nil {
 			x.Reason = fmt.Sprintf("no group %q", asked.Group)
 		}
-	} else {
-		x.Reason = "no provider of this interface, or path, and version"
 	}
 	if cl != nil {
 		x.Policy, x.PolicyWhy, x.Dedicated = cl.Policy.String(), cl.policyWhy, cl.Dedicated
 		x.timeout(cl, q)
 	}
 	x.Candidates = rows(&x, asked, cl)
+	if len(x.Groups) == 0 {
+		x.Reason = strings.TrimSuffix(x.nobody(asked)+"; "+x.Reason, "; ")
+	}
 	x.judge(cl, now)
 	return x
+}
+
+// nobody says why no provider can be meant, of this version.
+func (x *Explanation) nobody(asked registry.Service) string {
+	var others []string
+	for _, c := range x.Candidates {
+		if !slices.Contains(others, c.Service) {
+			others = append(others, c.Service)
+		}
+	}
+	slices.Sort(others)
+	const most = 5
+	switch {
+	case x.State == Waiting:
+		return "no registry has told of this interface yet"
+	case len(others) == 0 && x.Direction == Inbound:
+		return "no local application offers this interface, or its port does not answer"
+	case len(others) == 0:
+		return "no registry lists a provider of this interface"
+	case len(others) > most:
+		others = append(others[:most], "more")
+	}
+	return fmt.Sprintf("no usable provider of version %q; there is %s", asked.Version, strings.Join(others, ", "))
 }
 
 // host is what the data plane finds when it reads all attachments.

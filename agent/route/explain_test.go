@@ -73,6 +73,33 @@ func TestExplain(t *testing.T) {
 	}
 }
 
+// Why nobody can be meant is told apart.
+func TestExplainNobody(t *testing.T) {
+	none := Update{Source: "main", Interface: "a.None", State: Empty}
+	_, s := compiled(t, Options{}, nil, none, ready("a.B",
+		ifaceLevel(t, "dubbo://10.0.0.1:20880/a.B?interface=a.B&version=1.0"), ifaceLevel(t, "dubbo://10.0.0.2:20880/a.B?interface=a.B&version=1.0&group=g")))
+	for _, c := range []struct {
+		key, direction, want string
+	}{
+		{"a.Unheard", Outbound, "no registry has told of this interface yet"},
+		{"a.None", Outbound, "no registry lists a provider of this interface"},
+		{"a.B:2.0", Outbound, `no usable provider of version "2.0"; there is a.B:1.0, g/a.B:1.0`},
+		{"a.B", Outbound, `no usable provider of version ""; there is a.B:1.0, g/a.B:1.0`},
+		{"x/a.B:1.0", Outbound, `no group "x"`},
+		{"a.B:1.0", Outbound, ""},
+		{"a.B", Inbound, "no local application offers this interface, or its port does not answer"},
+	} {
+		service, err := registry.ParseService(c.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x := s.explain(Query{Service: service, Direction: c.direction}, time.Now())
+		if x.Reason != c.want || x.Routed != (c.want == "") {
+			t.Errorf("%s %s: routed %v, %q; want %q", c.direction, c.key, x.Routed, x.Reason, c.want)
+		}
+	}
+}
+
 // The explanation and the data plane agree.
 func TestExplainIsWhatPickDoes(t *testing.T) {
 	_, s := compiled(t, Options{}, nil, ready("a.B",

@@ -118,6 +118,7 @@ type RegistryState struct {
 	Name   string `json:"name"`
 	State  string `json:"state"`
 	Reason string `json:"reason,omitempty"` // of a publication: why it is pending
+	Detail string `json:"detail,omitempty"` // to the reason: who holds the entry, an error
 	Age    string `json:"age,omitempty"`    // of a subscription: since when the registry is in this state
 }
 
