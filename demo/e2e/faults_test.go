@@ -35,7 +35,9 @@ func TestZooKeeperAwayAndWiped(t *testing.T) {
 	})
 	content := w.content()
 
-	wait := c.load(100, 30*time.Second)
+	const length = 30 * time.Second
+	started := time.Now()
+	wait := c.load(100, length)
 	w.zk.Kill()
 	time.Sleep(10 * time.Second) // the length of the outage is what is claimed
 	if s := a.status().Registries[0]; s.State == "connected" {
@@ -70,6 +72,9 @@ func TestZooKeeperAwayAndWiped(t *testing.T) {
 		return nil
 	})
 	t.Logf("all levels were back %v after ZooKeeper", time.Since(begin).Round(time.Millisecond))
+	if time.Since(started) > length {
+		t.Logf("this machine is slow: the load had ended before")
+	}
 	if l := wait(); len(l.failed()) > 0 || len(l) < 2900 {
 		t.Error(l)
 	}
