@@ -14,7 +14,8 @@ type pool struct {
 	peer  *route.Peer
 	lanes []atomic.Pointer[upstream]
 
-	mu sync.Mutex // held while a lane is opened
+	mu      sync.Mutex // held while a lane is opened
+	leaving int        // guarded by mu: open connections on which the peer said that it is about to stop
 }
 
 func (p *Proxy) pool(peer *route.Peer) *pool {
@@ -35,6 +36,17 @@ func (p *Proxy) shared(peer *route.Peer, lane uint32) *upstream {
 		return u
 	}
 	return l.open(slot)
+}
+
+// leave counts connections on which the peer said that it is about to stop. The
+// peer is readonly until the last of them has ended: what answers at its address
+// then is another process. A new connection alone says nothing, the old process
+// may well accept it.
+func (l *pool) leave(n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.leaving += n
+	l.peer.Readonly(l.leaving > 0)
 }
 
 func (l *pool) open(slot *atomic.Pointer[upstream]) *upstream {

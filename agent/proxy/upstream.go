@@ -37,7 +37,6 @@ type upstream struct {
 	// owned by read
 	done    []reply
 	flushes []*downstream
-	leaving bool // the peer has said that it is about to stop
 
 	// guarded by conn.mu
 	slots    []slot
@@ -48,6 +47,7 @@ type upstream struct {
 	lastRead time.Duration
 	lastUsed time.Duration
 	asked    bool // a heartbeat was sent and nothing came since
+	leaving  bool // the peer has said that it is about to stop
 	timer    *time.Timer
 	wake     time.Duration // when timer fires
 }
@@ -106,8 +106,6 @@ func (u *upstream) run() error {
 		u.peer.Failed(time.Now())
 		return err
 	}
-	u.peer.Succeeded()
-	u.peer.Readonly(false)
 	u.attach(nc)
 	u.mu.Lock()
 	if u.closed {
@@ -287,6 +285,7 @@ func (u *upstream) read() error {
 // slots, then for each caller one write.
 func (u *upstream) deliver() {
 	now := u.p.now()
+	u.peer.Succeeded() // not when it accepts: the kernel does that for a process that hangs
 	u.mu.Lock()
 	u.lastRead = now
 	u.asked = false
@@ -310,7 +309,7 @@ func (u *upstream) deliver() {
 			}
 			r.cluster.Stats.Fail(route.Remote)
 		} else if dubbo.HideClosing(r.frame[2]&serializationMask, r.frame[dubbo.HeaderSize:]) {
-			u.readonly()
+			u.leave(true)
 		}
 		t.add(r.cluster.Stats, now-r.start)
 		dubbo.PutID(r.frame, r.call.id)
@@ -405,28 +404,34 @@ func tooLargeText(h dubbo.Header, limit int) string {
 func (u *upstream) event(h dubbo.Header, frame []byte) {
 	switch dubbo.ParseEvent(h, frame[dubbo.HeaderSize:]) {
 	case dubbo.Readonly:
-		u.readonly()
+		u.leave(true)
 	case dubbo.Writeable:
-		u.leaving = false
-		u.peer.Readonly(false)
-	default:
-		if h.IsRequest() && h.TwoWay() {
-			var scratch [32]byte
-			u.send(dubbo.AppendHeartbeatReply(scratch[:0], h.Serialization(), h.ID))
-		}
+		u.leave(false)
+	}
+	if h.IsRequest() && h.TwoWay() {
+		var scratch [32]byte
+		u.send(dubbo.AppendHeartbeatReply(scratch[:0], h.Serialization(), h.ID))
 	}
 }
 
-// readonly notes that the peer is about to stop: Java says so once, dubbo-go with
-// every answer.
-func (u *upstream) readonly() {
-	u.peer.Readonly(true)
-	if u.leaving {
-		return
+// leave notes that the peer is about to stop (Java says so twice, dubbo-go with
+// every answer), or takes that back.
+func (u *upstream) leave(on bool) {
+	u.mu.Lock()
+	changed := u.leaving != on && !u.closed
+	if changed {
+		u.leaving = on
 	}
-	u.leaving = true
-	u.p.log.Info("endpoint is about to stop", "address", u.peer.Addr)
-	u.p.o.Readonly(u.peer.Addr)
+	u.mu.Unlock()
+	switch {
+	case !changed:
+	case on:
+		u.p.pool(u.peer).leave(1)
+		u.p.log.Info("endpoint is about to stop", "address", u.peer.Addr)
+		u.p.o.Readonly(u.peer.Addr)
+	default:
+		u.p.pool(u.peer).leave(-1)
+	}
 }
 
 // tick looks at calls that may have passed their deadline, and asks an idle peer
@@ -459,7 +464,8 @@ func (u *upstream) tick() {
 	quiet := now - u.lastRead
 	beat := u.up && quiet >= u.p.o.Heartbeat
 	dead := beat && u.asked && quiet >= 3*u.p.o.Heartbeat
-	u.asked = u.asked || beat
+	ask := beat && !u.asked
+	u.asked = beat
 	wait := max(next-now, 20*time.Millisecond)
 	u.wake = now + wait
 	u.timer.Reset(wait)
@@ -477,7 +483,7 @@ func (u *upstream) tick() {
 	switch {
 	case dead:
 		u.end(errSilent)
-	case beat:
+	case ask:
 		u.send(dubbo.AppendHeartbeat(nil, dubbo.Hessian2, onewayID))
 	}
 }
@@ -512,7 +518,7 @@ func (u *upstream) endLocked(why error) {
 	}
 	u.closed = true
 	u.gone.Store(true)
-	up := u.up
+	up, leaving := u.up, u.leaving
 	u.timer.Stop()
 	var unsent, lost []call
 	for n := range u.slots {
@@ -534,6 +540,12 @@ func (u *upstream) endLocked(why error) {
 	u.p.mu.Unlock()
 	if u.owner != nil {
 		u.owner.forget(u)
+	}
+	if leaving || why == errSilent {
+		u.peer.Failed(time.Now())
+	}
+	if leaving {
+		u.p.pool(u.peer).leave(-1)
 	}
 	u.peer.InFlight.Add(-int64(len(unsent) + len(lost)))
 	if why != errStopping && why != errIdle && why != errCallerGone {
