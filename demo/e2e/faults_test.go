@@ -326,7 +326,7 @@ func TestStartErrors(t *testing.T) {
 		"outbound":        {"b", []string{"--outbound", a.outbound()}, []string{"outbound listener: " + a.outbound() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.pid()), "--outbound"}},
 		"inbound":         {"b", []string{"--inbound", a.inbound()}, []string{"inbound listener: " + a.inbound() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.pid()), "--inbound"}},
 		"control":         {"b", []string{"--control", a.control()}, []string{"control listener: " + a.control() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.pid()), "--control"}},
-		"socket":          {"b", []string{"--control-socket", a.socket}, []string{a.socket + " is in use", "--control-socket"}},
+		"socket":          {"b", []string{"--control-socket", a.socket}, []string{a.socket + ": another process listens there", "--control-socket"}},
 		"key":             {"b", []string{"--config", w.file("bad.yaml", "listeners:\n  inbund: 0.0.0.0:1\n")}, []string{"bad.yaml:2", "inbund", "inbound"}},
 	} {
 		second := w.newAgent(c.host, withFlags(c.flags...))
