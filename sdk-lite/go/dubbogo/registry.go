@@ -10,6 +10,7 @@ import (
 	"dubbo.apache.org/dubbo-go/v3/common"
 	"dubbo.apache.org/dubbo-go/v3/common/constant"
 	"dubbo.apache.org/dubbo-go/v3/common/extension"
+	"dubbo.apache.org/dubbo-go/v3/filter"
 	"dubbo.apache.org/dubbo-go/v3/registry"
 	"dubbo.apache.org/dubbo-go/v3/remoting"
 	"github.com/dubbogo/gost/log/logger"
@@ -27,6 +28,7 @@ func init() {
 		return nil, errors.New("registry mesh:// works at the interface level: add registry.WithRegisterInterface() " +
 			"(registry-type: interface); the agent publishes both levels")
 	})
+	extension.SetFilter(filterName, func() filter.Filter { return notSent{} })
 	extension.AddCustomShutdownCallback(agents.close)
 }
 

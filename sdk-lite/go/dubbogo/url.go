@@ -79,6 +79,7 @@ func dubboURL(raw string, consumer *common.URL) (*common.URL, error) {
 		return nil, fmt.Errorf("%s: %w", raw, err)
 	}
 	u.Methods = slices.Clone(consumer.Methods)
+	withFilter(u, consumer)
 	if retries := u.GetParam(constant.RetriesKey, ""); retries != "" {
 		methods := append(strings.Split(u.GetParam(constant.MethodsKey, ""), ","), consumer.Methods...)
 		for _, m := range methods {
