@@ -59,6 +59,7 @@ type Agent struct {
 // backend is one registry with the loop that keeps it.
 type backend struct {
 	name     string
+	url      string // without user and password
 	registry ended
 	loop     *reconcile.Loop
 }
@@ -163,7 +164,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		NotReady:  a.notReady,
 	}
 	for _, b := range a.backends {
-		o.Registries = append(o.Registries, api.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
+		o.Registries = append(o.Registries, api.Registry{Name: b.name, URL: b.url, Status: b.registry.Status, State: b.loop.State()})
 		watched.Registries = append(watched.Registries, admin.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
 	}
 	o.Admin = admin.New(watched)
@@ -219,7 +220,7 @@ func (a *Agent) openRegistries(cfg config.Config) error {
 			return fmt.Errorf("registry %s: %w", r.Name, err)
 		}
 		named = append(named, discovery.Named{Name: r.Name, Registry: backend})
-		a.backends = append(a.backends, newBackend(r.Name, backend, reconcile.New(reconcile.Options{
+		a.backends = append(a.backends, newBackend(r, backend, reconcile.New(reconcile.Options{
 			Name:      r.Name,
 			Registry:  backend,
 			Workloads: a.workloads.View(),

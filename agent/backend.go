@@ -27,12 +27,12 @@ type endless struct{ registry.Registry }
 
 func (endless) End(context.Context) error { return nil }
 
-func newBackend(name string, r registry.Registry, l *reconcile.Loop) backend {
+func newBackend(c config.Registry, r registry.Registry, l *reconcile.Loop) backend {
 	e, ok := r.(ended)
 	if !ok {
 		e = endless{r}
 	}
-	return backend{name: name, registry: e, loop: l}
+	return backend{name: c.Name, url: c.URL, registry: e, loop: l}
 }
 
 // The write budget of one registry: 20 a second after a burst of 100, so that a

@@ -55,6 +55,7 @@ type Options struct {
 // publication has arrived.
 type Registry struct {
 	Name   string
+	URL    string // without user and password
 	Status func() registry.Status
 	State  *watch.Value[reconcile.State] // of its reconcile.Loop; never holds nil
 }

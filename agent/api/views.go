@@ -32,6 +32,7 @@ type Status struct {
 // RegistryStatus is one registry: its connection, and what of ours it holds.
 type RegistryStatus struct {
 	Name      string `json:"name"`
+	URL       string `json:"url,omitempty"`
 	State     string `json:"state"` // of registry.Status
 	Age       string `json:"age"`
 	Session   string `json:"session,omitempty"`
@@ -101,7 +102,7 @@ func (s *Server) status(c *gin.Context) {
 func (r Registry) describe(now time.Time) RegistryStatus {
 	connection := r.Status()
 	d := RegistryStatus{
-		Name: r.Name, State: connection.State, Age: age(now, connection.Since),
+		Name: r.Name, URL: r.URL, State: connection.State, Age: age(now, connection.Since),
 		Session: connection.Session, Error: connection.Err,
 	}
 	st := r.State.Load()

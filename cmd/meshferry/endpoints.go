@@ -17,25 +17,34 @@ func newEndpoints() *cobra.Command {
 		Use:   "endpoints SERVICE",
 		Short: "List the providers of a service",
 		Long: `List every provider of a service that the agent knows: where it is, whether an
-agent stands before it, its weight, and whether calls go there. SERVICE is
-[group/]interface[:version].`,
+agent stands before it, its weight, and whether calls go there; then the local
+providers of it, if there are any. The agent looks into its registries for a
+service that nobody called yet. SERVICE is [group/]interface[:version].`,
 		Example: "  meshferry endpoints com.example.GreetService\n  meshferry endpoints g1/com.example.GreetService:1.0.0 --inbound",
 		Args:    oneService,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			var e endpoints
+			var e, local endpoints
 			if printed, err := c.get(cmd, f, "/v1/endpoints", routeQuery(args[0], inbound), &e); printed || err != nil {
 				return err
 			}
 			p := &printer{w: cmd.OutOrStdout()}
-			p.facts("service", e.Service, "direction", e.Direction, "state", e.State, "reason", e.Reason)
-			p.line("")
-			candidates(p, e.Endpoints)
+			e.print(p)
+			if inbound {
+				return p.err
+			}
+			if _, err := c.get(cmd, f, "/v1/endpoints", routeQuery(args[0], true), &local); err != nil {
+				return err
+			}
+			if len(local.Endpoints) > 0 {
+				p.line("\nOffered on this host, for calls that come in:\n")
+				local.print(p)
+			}
 			return p.err
 		},
 	}
 	c.flags(cmd)
 	f.flag(cmd)
-	cmd.Flags().BoolVar(&inbound, "inbound", false, "the local providers that calls from outside reach")
+	cmd.Flags().BoolVar(&inbound, "inbound", false, "only the local providers, which calls from other hosts reach")
 	return cmd
 }
 
@@ -50,7 +59,31 @@ func routeQuery(service string, inbound bool) url.Values {
 // endpoints is what is shown of GET /v1/endpoints.
 type endpoints struct {
 	Service, Direction, State, Reason string
-	Endpoints                         []candidate
+
+	Endpoints  []candidate
+	Registries registryStates
+}
+
+func (e endpoints) print(p *printer) {
+	p.facts("service", e.Service, "direction", e.Direction, "state", e.State, "reason", e.Reason, "registries", e.Registries.String())
+	p.line("")
+	candidates(p, e.Endpoints)
+}
+
+// registryStates are the registries that were asked.
+type registryStates []struct{ Name, State, Age string }
+
+// String names them, with what is wrong.
+func (list registryStates) String() string {
+	var all []string
+	for _, r := range list {
+		text := r.Name + " " + r.State
+		if r.State != "connected" {
+			text += " for " + r.Age + ", so this is what it said before"
+		}
+		all = append(all, text)
+	}
+	return strings.Join(all, "; ")
 }
 
 // candidate is one provider.

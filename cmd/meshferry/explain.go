@@ -19,7 +19,9 @@ func newExplain() *cobra.Command {
 		Short: "Tell where a call would go, and why",
 		Long: `Tell where a call would go now and why: the group and version that are found, the
 load balancing, the time-out, and of every provider whether it is used, and why
-not. SERVICE is [group/]interface[:version]. No call is made.`,
+not; then the same for calls from other hosts, if the service is offered here.
+The agent looks into its registries for a service that nobody called yet. SERVICE
+is [group/]interface[:version]. No call is made.`,
 		Example: `  meshferry explain com.example.GreetService --method sayHello
   meshferry explain com.example.GreetService --attachment group=g1 --attachment dubbo.tag=gray -o json`,
 		Args: oneService,
@@ -36,12 +38,23 @@ not. SERVICE is [group/]interface[:version]. No call is made.`,
 				}
 				q.Add("attachment", a)
 			}
-			var e explanation
+			var e, local explanation
 			if printed, err := c.get(cmd, f, "/v1/explain", q, &e); printed || err != nil {
 				return err
 			}
 			p := &printer{w: cmd.OutOrStdout()}
 			e.print(p)
+			if inbound {
+				return p.err
+			}
+			q.Set("direction", "inbound")
+			if _, err := c.get(cmd, f, "/v1/explain", q, &local); err != nil {
+				return err
+			}
+			if len(local.Candidates) > 0 {
+				p.line("\nOffered on this host, for calls that come in:\n")
+				local.print(p)
+			}
 			return p.err
 		},
 	}
@@ -50,7 +63,7 @@ not. SERVICE is [group/]interface[:version]. No call is made.`,
 	cmd.Flags().StringVar(&method, "method", "", "method that is called")
 	cmd.Flags().StringVar(&application, "application", "", "application that calls")
 	cmd.Flags().StringArrayVar(&attachments, "attachment", nil, "attachment key=value, repeatable")
-	cmd.Flags().BoolVar(&inbound, "inbound", false, "a call from outside to a local provider")
+	cmd.Flags().BoolVar(&inbound, "inbound", false, "only a call from another host to a local provider")
 	return cmd
 }
 
@@ -61,6 +74,7 @@ type explanation struct {
 	Routed, Dedicated bool
 	Groups            []string
 	Candidates        []candidate
+	Registries        registryStates
 }
 
 func (e explanation) print(p *printer) {
@@ -76,7 +90,7 @@ func (e explanation) print(p *printer) {
 	for _, g := range e.Groups {
 		groups = append(groups, cmp.Or(g, "(none)"))
 	}
-	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason,
+	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason, "registries", e.Registries.String(),
 		"groups", strings.Join(groups, ", "), "load balancing", because(e.Policy, e.PolicyWhy), "time-out", because(e.Timeout, e.TimeoutWhy), "connections", dedicated)
 	p.line("")
 	candidates(p, e.Candidates)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"io"
 	"log/slog"
@@ -272,45 +273,60 @@ func fake(t *testing.T, answer http.HandlerFunc) (address string) {
 	return strings.TrimPrefix(s.URL, "http://")
 }
 
+var update = flag.Bool("update", false, "write the golden files")
+
 // TestGolden compares what is printed of the answers in testdata.
 func TestGolden(t *testing.T) {
-	var asked url.URL
+	var asked []string
+	name := func(u *url.URL) string {
+		return strings.TrimSuffix(strings.TrimPrefix(u.Path, "/v1")+"-"+u.Query().Get("direction"), "-")
+	}
 	address := fake(t, func(w http.ResponseWriter, r *http.Request) {
-		asked = *r.URL
-		text, err := os.ReadFile("testdata" + strings.TrimPrefix(r.URL.Path, "/v1") + ".json")
+		asked = append(asked, r.URL.RawQuery)
+		text, err := os.ReadFile("testdata" + name(r.URL) + ".json")
 		if err != nil {
 			t.Error(err)
 		}
 		w.Header().Set("Content-Type", "application/json")
 		w.Write(text)
 	})
+	const full = "application=cart&attachment=a%3Db%3Dc&attachment=x%3D1%2C2&"
 	for _, c := range []struct {
-		args  []string
-		query string
+		golden string
+		args   []string
+		asked  []string
 	}{
-		{[]string{"status"}, ""},
-		{[]string{"services"}, ""},
-		{[]string{"endpoints", "g/com.a.Foo:1.0", "--inbound"}, "direction=inbound&service=g%2Fcom.a.Foo%3A1.0"},
-		{[]string{"explain", "com.a.Foo", "--method", "hi", "--application", "cart", "--attachment", "a=b=c", "--attachment", "x=1,2"},
-			"application=cart&attachment=a%3Db%3Dc&attachment=x%3D1%2C2&method=hi&service=com.a.Foo"},
+		{"status", []string{"status"}, []string{""}},
+		{"services", []string{"services"}, []string{""}},
+		{"endpoints", []string{"endpoints", "g/com.a.Foo:1.0"}, []string{"service=g%2Fcom.a.Foo%3A1.0", "direction=inbound&service=g%2Fcom.a.Foo%3A1.0"}},
+		{"endpoints-inbound", []string{"endpoints", "g/com.a.Foo:1.0", "--inbound"}, []string{"direction=inbound&service=g%2Fcom.a.Foo%3A1.0"}},
+		{"explain", []string{"explain", "com.a.Foo", "--method", "hi", "--application", "cart", "--attachment", "a=b=c", "--attachment", "x=1,2"},
+			[]string{full + "method=hi&service=com.a.Foo", full + "direction=inbound&method=hi&service=com.a.Foo"}},
 	} {
+		asked = nil
 		code, out, errs := command(append(c.args, "--control", address)...)
-		if code != exitDone || asked.RawQuery != c.query {
-			t.Errorf("%q: exit %d, asked %q\n%s", c.args, code, asked.RawQuery, errs)
+		if code != exitDone || !slices.Equal(asked, c.asked) {
+			t.Errorf("%q: exit %d, asked %q\n%s", c.args, code, asked, errs)
 		}
-		want, err := os.ReadFile("testdata/" + c.args[0] + ".txt")
+		file := "testdata/" + c.golden + ".txt"
+		if *update {
+			if err := os.WriteFile(file, []byte(out), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		want, err := os.ReadFile(file)
 		if err != nil {
 			t.Error(err)
 		}
 		if out != string(want) {
-			t.Errorf("%s printed\n%s\nwant\n%s", c.args[0], out, want)
+			t.Errorf("%q printed\n%s\nwant\n%s", c.args, out, want)
 		}
 		// Everything may be missing, and with -o json nothing is lost.
 		code, out, _ = command(append(c.args, "--control", address, "-o", "json")...)
 		var got, sent any
-		raw, _ := os.ReadFile("testdata/" + c.args[0] + ".json")
+		raw, _ := os.ReadFile("testdata/" + c.golden + ".json")
 		if json.Unmarshal([]byte(out), &got) != nil || json.Unmarshal(raw, &sent) != nil || code != exitDone || fmt.Sprint(got) != fmt.Sprint(sent) {
-			t.Errorf("%s -o json: exit %d\n%s", c.args[0], code, out)
+			t.Errorf("%q -o json: exit %d\n%s", c.args, code, out)
 		}
 	}
 	empty := fake(t, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "{}") })

@@ -34,11 +34,7 @@ they call, with the number of providers that are known.`,
 
 // services is what is shown of GET /v1/services.
 type services struct {
-	Inbound []struct {
-		Workload, Service, Protocol, State, Reason string
-		Port                                       int
-		Advertised                                 []string
-	}
+	Inbound  []publication
 	Outbound []struct {
 		Service, State, Reason string
 		Providers              int
@@ -49,7 +45,7 @@ type services struct {
 func (s services) print(p *printer) {
 	var rows [][]string
 	for _, o := range s.Inbound {
-		rows = append(rows, []string{o.Service, o.Protocol, port(o.Port), o.State, o.Reason, o.Workload, addresses(o.Advertised)})
+		rows = append(rows, []string{o.Service, o.Protocol, port(o.Port), o.state(), o.Reason, o.Workload, addresses(o.Advertised)})
 	}
 	p.list("Nothing is offered here.", []string{"OFFERED", "PROTOCOL", "PORT", "STATE", "REASON", "WORKLOAD", "ADVERTISED AT"}, rows)
 	p.line("")

@@ -13,8 +13,9 @@ func newStatus() *cobra.Command {
 		Use:   "status",
 		Short: "Show how the agent, its registries and the local applications are",
 		Long: `Show the running agent on one screen: its addresses, the connection to each
-registry and whether it holds everything that is published, and the local
-applications with their leases.`,
+registry and whether it holds everything that is published, the local
+applications with their leases, and then whatever is not as it should be, with
+the reason.`,
 		Example: "  meshferry status\n  meshferry status -o json --control 127.0.0.1:20883",
 		Args:    usage(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -37,13 +38,15 @@ type status struct {
 	Agent, Version, State, Uptime, Address, Outbound string
 
 	Registries []struct {
-		Name, State, Age, Session, Error, Compared string
-		InSync                                     bool
-		Published, Pending                         int
+		Name, URL, State, Age, Session, Error, Compared string
+
+		InSync             bool
+		Published, Pending int
 	}
 	Workloads []struct {
-		Workload, Lease, TTL        string
-		Publications, Subscriptions []any
+		Workload, Lease, TTL string
+		Publications         []publication
+		Subscriptions        []struct{ Service, State, Mode, Reason string }
 	}
 	Protected []struct {
 		Interface, Reason string
@@ -57,25 +60,41 @@ func (s status) print(p *printer) {
 	p.line("")
 	var rows [][]string
 	for _, r := range s.Registries {
-		rows = append(rows, []string{r.Name, r.State, r.Age, yes(r.InSync), strconv.Itoa(r.Published), strconv.Itoa(r.Pending), r.Compared, r.Session, r.Error})
+		rows = append(rows, []string{r.Name, r.URL, r.State, r.Age, yes(r.InSync), strconv.Itoa(r.Published), strconv.Itoa(r.Pending), r.Compared, r.Session, r.Error})
 	}
-	p.list("No registry is set.", []string{"REGISTRY", "STATE", "SINCE", "IN SYNC", "PUBLISHED", "PENDING", "COMPARED", "SESSION", "ERROR"}, rows)
+	p.list("No registry is set.", []string{"REGISTRY", "URL", "STATE", "SINCE", "IN SYNC", "PUBLISHED", "PENDING", "COMPARED", "SESSION", "ERROR"}, rows)
 	p.line("")
 	rows = nil
+	var pending, troubled [][]string
 	for _, w := range s.Workloads {
+		for _, one := range w.Publications {
+			pending = append(pending, one.pending()...)
+		}
+		for _, one := range w.Subscriptions {
+			if one.State != "ready" || one.Mode == "direct" {
+				troubled = append(troubled, []string{one.Service, one.State, one.Mode, w.Workload, one.Reason})
+			}
+		}
 		rows = append(rows, []string{w.Workload, w.Lease, w.TTL, strconv.Itoa(len(w.Publications)), strconv.Itoa(len(w.Subscriptions))})
 	}
 	p.list("No local application has published or subscribed.", []string{"WORKLOAD", "LEASE", "TTL", "PUBLICATIONS", "SUBSCRIPTIONS"}, rows)
-	if len(s.Protected) > 0 {
-		p.line("")
-		rows = nil
-		for _, set := range s.Protected {
-			rows = append(rows, []string{set.Interface, strconv.Itoa(set.Providers), set.Reason})
-		}
-		p.table([]string{"PROTECTED", "PROVIDERS KEPT", "REASON"}, rows)
+	p.section([]string{"NOT PUBLISHED", "PORT", "REGISTRY", "WHY"}, pending)
+	p.section([]string{"CALLED", "STATE", "MODE", "WORKLOAD", "REASON"}, troubled)
+	rows = nil
+	for _, set := range s.Protected {
+		rows = append(rows, []string{set.Interface, strconv.Itoa(set.Providers), set.Reason})
 	}
+	p.section([]string{"PROTECTED", "PROVIDERS", "REASON"}, rows)
 	for _, w := range s.Warnings {
 		p.line("\nwarning: %s", visible(w))
+	}
+}
+
+// section is a table after an empty line, or nothing when it would be empty.
+func (p *printer) section(header []string, rows [][]string) {
+	if len(rows) > 0 {
+		p.line("")
+		p.table(header, rows)
 	}
 }
 
