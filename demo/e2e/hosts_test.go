@@ -16,11 +16,12 @@ func TestTwoProvidersOnOneHost(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
 	a, b := w.agent("a"), w.agent("b")
-	for _, o := range []options{
+	for i, o := range []options{
 		{agent: a, name: "one", application: "one", iface: "org.example.One"},
 		{agent: a, name: "two", application: "two", iface: "org.example.Two", port: 20890},
 	} {
 		p := w.provider(o)
+		a.published(i + 1)
 		c := w.consumer(options{agent: b, iface: o.iface})
 		if l := c.call(50); l.answers()[o.name] != 50 {
 			t.Errorf("%s: answers by %v; %v", o.iface, l.answers(), l)
@@ -28,7 +29,6 @@ func TestTwoProvidersOnOneHost(t *testing.T) {
 		wantCalls(t, 50, p, hop{a, "inbound", o.iface}, hop{b, "outbound", o.iface})
 		onlyDialledBy(t, p.addr, a.process)
 	}
-	a.published(2)
 }
 
 // Two processes of one service share the 20882 of their host and the calls. When
