@@ -338,6 +338,9 @@ func (r running) end() error {
 // failure they keep it: the next process resumes.
 func (a *Agent) endSessions(ctx context.Context) {
 	for _, b := range a.backends {
+		if b.registry.Status().Session == "" {
+			continue
+		}
 		ctx, cancel := context.WithTimeout(ctx, endTimeout)
 		if err := b.registry.End(ctx); err != nil {
 			a.log.Warn("registry session could not be ended; it expires by itself", "registry", b.name, "err", err)
@@ -349,6 +352,7 @@ func (a *Agent) endSessions(ctx context.Context) {
 // How long a stop waits for registries.
 const (
 	withdrawTimeout = 5 * time.Second
+	awayTimeout     = time.Second // of withdrawTimeout, for one that is away already
 	endTimeout      = 2 * time.Second
 )
 
@@ -356,26 +360,31 @@ const (
 func (a *Agent) stop() {
 	a.stopping.Store(true)
 	a.log.Info("agent stops: withdrawing")
-	published := false
-	for _, p := range a.workloads.View().Load().Publications {
-		published = published || p.Live
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), withdrawTimeout)
+	advertised := false
 	var g errgroup.Group
 	for _, b := range a.backends {
+		listed := b.advertises()
+		advertised = advertised || listed
 		g.Go(func() error {
-			if err := b.loop.Withdraw(ctx); err != nil {
+			timeout := withdrawTimeout
+			if b.registry.Status().State != registry.Connected {
+				timeout = awayTimeout
+			}
+			ctx, cancel := context.WithTimeout(context.Background(), timeout)
+			defer cancel()
+			if err := b.loop.Withdraw(ctx); err != nil && listed {
 				a.log.Warn("registry still lists this host's providers; they go with the session", "registry", b.name, "err", err)
 			}
 			return nil
 		})
 	}
-	_ = g.Wait()
-	cancel()
-	if published {
-		time.Sleep(a.config.Load().Stop.NotifyWait)
+	_ = g.Wait() // logged above
+	stop := a.config.Load().Stop
+	if advertised {
+		a.log.Info("waiting until consumers have noticed", "for", stop.NotifyWait)
+		time.Sleep(stop.NotifyWait)
 	}
-	ctx, cancel = context.WithTimeout(context.Background(), a.config.Load().Stop.Drain)
+	ctx, cancel := context.WithTimeout(context.Background(), stop.Drain)
 	defer cancel()
 	if err := a.proxy.Drain(ctx); err != nil {
 		a.log.Warn("calls are cut", "err", err)

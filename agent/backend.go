@@ -35,6 +35,17 @@ func newBackend(c config.Registry, r registry.Registry, l *reconcile.Loop) backe
 	return backend{name: c.Name, url: c.URL, registry: e, loop: l}
 }
 
+// advertises tells whether the registry lists anything of this agent, as far as is
+// known.
+func (b backend) advertises() bool {
+	for _, p := range b.loop.State().Load().Publications {
+		if len(p.Advertised) > 0 {
+			return true
+		}
+	}
+	return false
+}
+
 // The write budget of one registry: 20 a second after a burst of 100, so that a
 // registry that comes back is not run over by every agent of the fleet.
 const (

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,7 @@ func (a *Agent) Reload(next config.Config) {
 			b.loop.Refresh()
 		}
 	}
-	a.log.Info("configuration reloaded", "changed", strings.Join(changed, ", "))
+	a.log.Info("configuration reloaded", "changed", cmp.Or(strings.Join(changed, ", "), "nothing"))
 	if len(restart) > 0 {
 		a.log.Warn("changed settings need a restart; the agent goes on with the old ones", "settings", strings.Join(restart, ", "))
 	}

@@ -71,7 +71,7 @@ func (s status) print(p *printer) {
 			pending = append(pending, one.pending()...)
 		}
 		for _, one := range w.Subscriptions {
-			if one.State != "ready" || one.Mode == "direct" {
+			if one.State != "ready" && one.State != "protected" || one.Mode == "direct" { // what is protected has a table of its own
 				troubled = append(troubled, []string{one.Service, one.State, one.Mode, w.Workload, one.Reason})
 			}
 		}

@@ -276,7 +276,7 @@ func (r *Registry) note(err error) {
 	r.status.Err = err.Error()
 	r.mu.Unlock()
 	if first {
-		r.log.Warn("ZooKeeper cannot be reached; trying on", "servers", strings.Join(r.o.Servers, ","), "err", err)
+		r.log.Warn("ZooKeeper cannot be reached; trying again", "servers", strings.Join(r.o.Servers, ","), "err", err)
 	}
 }
 
