@@ -2,14 +2,16 @@ package proxy
 
 import (
 	"maps"
+	"time"
 
 	"github.com/meshferry/meshferry/agent/proxy/dubbo"
 )
 
 // callback is a request of a provider that waits for the consumer's answer.
 type callback struct {
-	up *upstream
-	id uint64
+	up    *upstream
+	id    uint64
+	start time.Duration
 }
 
 // maxCallbacks bounds the callbacks in flight on one downstream connection.
@@ -28,14 +30,18 @@ func (u *upstream) callback(h dubbo.Header, frame []byte) {
 	}
 	u.p.counters.callbacks.Add(1)
 	if h.TwoWay() {
+		now := u.p.now()
 		d.own.Lock()
+		if len(d.reverse) >= maxCallbacks { // those that consumers never answered
+			maps.DeleteFunc(d.reverse, func(_ uint64, c callback) bool { return now-c.start > maxDeadline })
+		}
 		full := len(d.reverse) >= maxCallbacks
 		if !full {
 			if d.reverse == nil {
 				d.reverse = map[uint64]callback{}
 			}
 			d.reverseID++
-			d.reverse[d.reverseID] = callback{up: u, id: h.ID}
+			d.reverse[d.reverseID] = callback{up: u, id: h.ID, start: now}
 			dubbo.PutID(frame, d.reverseID)
 		}
 		d.own.Unlock()
@@ -59,12 +65,17 @@ func (d *downstream) forget(u *upstream) {
 
 // answerCallback passes a consumer's answer back to the provider that asked.
 func (d *downstream) answerCallback(h dubbo.Header, frame []byte) {
-	d.own.Lock()
-	c, ok := d.reverse[h.ID]
-	delete(d.reverse, h.ID)
-	d.own.Unlock()
-	if ok {
+	if c, ok := d.callback(h.ID); ok {
 		dubbo.PutID(frame, c.id)
 		c.up.send(frame)
 	}
+}
+
+// callback gives the callback that the consumer answers, once.
+func (d *downstream) callback(id uint64) (callback, bool) {
+	d.own.Lock()
+	defer d.own.Unlock()
+	c, ok := d.reverse[id]
+	delete(d.reverse, id)
+	return c, ok
 }

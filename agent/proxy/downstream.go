@@ -54,7 +54,8 @@ type request struct {
 
 func (p *Proxy) serve(nc net.Conn, dir *direction) {
 	d := &downstream{p: p, dir: dir}
-	d.lane = uint32(dir.open.Add(1))
+	dir.open.Add(1)
+	d.lane = dir.served.Add(1)
 	d.limit = p.o.QueueBytes
 	d.serialization.Store(uint32(dubbo.Hessian2))
 	d.lastRead.Store(int64(p.now()))
@@ -62,6 +63,9 @@ func (p *Proxy) serve(nc net.Conn, dir *direction) {
 	p.mu.Lock()
 	p.downstreams[d] = struct{}{}
 	p.mu.Unlock()
+	if !dir.outbound && p.draining.Load() {
+		d.sayReadonly()
+	}
 	p.workers.Go(func() {
 		err := d.read()
 		d.end()
@@ -203,10 +207,18 @@ func (d *downstream) frame(snap *route.Snapshot, now time.Duration, h dubbo.Head
 	}
 }
 
+// tooLarge answers a request, or ends a callback, whose frame is thrown away.
 func (d *downstream) tooLarge(h dubbo.Header) {
-	if h.IsRequest() && h.TwoWay() {
-		c := call{down: d, id: h.ID, serialization: h.Serialization()}
-		c.refuse(refusal{reason: route.Limit, text: tooLargeText(h, d.p.o.MaxBody), notExecuted: true})
+	text := tooLargeText(h, d.p.o.MaxBody)
+	switch {
+	case h.IsEvent():
+	case h.IsRequest():
+		c := call{down: d, id: h.ID, serialization: h.Serialization(), oneway: !h.TwoWay()}
+		c.refuse(refusal{reason: route.Limit, text: text, notExecuted: true})
+	default:
+		if c, ok := d.callback(h.ID); ok {
+			c.up.send(dubbo.AppendError(nil, c.id, "meshferry: "+text))
+		}
 	}
 }
 

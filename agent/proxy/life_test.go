@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"net"
 	"strings"
 	"testing"
@@ -181,4 +182,57 @@ func TestStopKeepsAnswers(t *testing.T) {
 	}
 	c.Close()
 	<-more
+}
+
+// Who connects while the inbound side drains is told so as well.
+func TestConnectionsDuringDrain(t *testing.T) {
+	a := start(t, Options{})
+	if err := a.Drain(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	c := dial(t, a.inbound)
+	c.SetReadDeadline(time.Now().Add(patience))
+	if h, b, err := readFrame(c); err != nil || dubbo.ParseEvent(h, b[dubbo.HeaderSize:]) != dubbo.Readonly {
+		t.Errorf("first frame %+v, %v; want READONLY", h, err)
+	}
+	dial(t, a.outbound).wantRefusal(req{id: 1, iface: "com.a.Nobody"}, 4) // never on the outbound side
+}
+
+// A listener that dies ends the proxy with an error: nothing serves without it.
+func TestListenerDies(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := New(Options{Router: route.New(route.Options{}), Inbound: []net.Listener{l}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error)
+	go func() { done <- p.Run(context.Background()) }()
+	l.Close()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), l.Addr().String()) {
+			t.Errorf("Run: %v", err)
+		}
+	case <-time.After(patience):
+		t.Error("Run goes on")
+	}
+}
+
+// Connections that come one after the other share all lanes.
+func TestLanes(t *testing.T) {
+	p := serve(t, echo)
+	a := start(t, Options{UpstreamConnections: 3})
+	a.provide(t, foo, p.addr())
+	for i := range 6 {
+		c := dial(t, a.outbound)
+		c.wantEcho(req{id: uint64(i), iface: foo})
+		c.Close()
+		eventually(t, "connection ended", func() bool { return a.Counters().Downstream["outbound"] == 0 })
+	}
+	if n := a.Counters().Upstream; n != 3 {
+		t.Errorf("%d upstream connections, want 3", n)
+	}
 }

@@ -106,6 +106,7 @@ type Proxy struct {
 	stop    context.CancelFunc
 	ctx     context.Context
 
+	draining atomic.Bool // of the inbound side
 	stopping atomic.Bool
 	budget   budget
 	counters counters
@@ -120,7 +121,8 @@ type direction struct {
 	name     string
 	outbound bool
 	table    func(*route.Snapshot) *route.Table
-	open     atomic.Int64 // downstream connections
+	open     atomic.Int64  // downstream connections
+	served   atomic.Uint32 // downstream connections so far
 }
 
 // New makes a proxy; nothing is accepted before Run.
@@ -173,8 +175,10 @@ func (p *Proxy) accept(ctx context.Context, l net.Listener, dir *direction) erro
 		case errors.Is(err, net.ErrClosed):
 			return fmt.Errorf("%s listener %s was closed", dir.name, l.Addr())
 		case err != nil: // out of descriptors, most likely: others may end soon
+			if delay == 0 {
+				p.log.Error("cannot accept connections", "listener", dir.name, "address", l.Addr().String(), "error", err)
+			}
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
-			p.log.Error("cannot accept connections", "listener", dir.name, "address", l.Addr().String(), "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(delay):
@@ -237,6 +241,7 @@ func isOwn(ip netip.Addr) bool {
 // host's publications must have been withdrawn before (Java 3.x takes about 50 s
 // to come back after a READONLY, CONTRACT §7).
 func (p *Proxy) Drain(ctx context.Context) error {
+	p.draining.Store(true) // before the list is made: who comes later is told at once
 	for _, d := range p.connections() {
 		if d.dir == &p.in {
 			d.sayReadonly()

@@ -386,14 +386,24 @@ func (t *tally) flush() {
 	}
 }
 
-// tooLarge ends the call that a response above the bound belongs to.
+// tooLarge ends the call that a response above the bound belongs to, or answers a
+// callback.
 func (u *upstream) tooLarge(h dubbo.Header) {
-	u.mu.Lock()
-	c, ok := u.release(h.ID, false)
-	u.mu.Unlock()
-	if ok && !h.IsRequest() {
-		u.peer.InFlight.Add(-1)
-		c.refuse(refusal{reason: route.Limit, text: tooLargeText(h, u.p.o.MaxBody)})
+	text := tooLargeText(h, u.p.o.MaxBody)
+	switch {
+	case h.IsEvent():
+	case h.IsRequest():
+		if h.TwoWay() {
+			u.send(dubbo.AppendError(nil, h.ID, "meshferry: "+text))
+		}
+	default:
+		u.mu.Lock()
+		c, ok := u.release(h.ID, false)
+		u.mu.Unlock()
+		if ok {
+			u.peer.InFlight.Add(-1)
+			c.refuse(refusal{reason: route.Limit, text: text})
+		}
 	}
 }
 
