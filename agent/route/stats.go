@@ -15,7 +15,6 @@ const (
 	Lost                      // the connection broke with the call in flight
 	Deadline                  // no answer in time
 	Limit                     // too much in flight, or a frame too large
-	Malformed                 // a frame or body that could not be read, or a reply that could not be written
 	Remote                    // the next hop answered with an error status
 	Abandoned                 // the caller went away
 	failures
@@ -32,7 +31,7 @@ func Failures() []Failure {
 
 // String is the reason as metrics name it.
 func (f Failure) String() string {
-	names := [...]string{"no_route", "no_endpoint", "refused", "lost", "deadline", "limit", "malformed", "remote", "abandoned"}
+	names := [...]string{"no_route", "no_endpoint", "refused", "lost", "deadline", "limit", "remote", "abandoned"}
 	if int(f) < len(names) {
 		return names[f]
 	}
