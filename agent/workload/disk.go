@@ -14,6 +14,7 @@ type document struct {
 	Publications  []savedPublication
 	Subscriptions []savedSubscription
 	Leases        []savedLease
+	Static        []savedStatic `json:",omitempty"`
 }
 
 type savedPublication struct {
@@ -71,6 +72,7 @@ func (s *Store) document() document {
 	for name, l := range s.leases {
 		d.Leases = append(d.Leases, savedLease{Workload: name, TTL: l.ttl, Owner: l.owner})
 	}
+	d.Static = s.savedStatics()
 	return d
 }
 
@@ -137,6 +139,7 @@ func (s *Store) restore(d document, now time.Time) {
 		s.leases[one.Workload] = &lease{state: LeaseUnknown, ttl: ttl, owner: one.Owner, deadline: now.Add(ttl)}
 		s.members[one.Workload]++
 	}
+	s.restoreStatics(d.Static, now)
 }
 
 // onDisk waits until a change was saved, or could not be.

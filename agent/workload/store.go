@@ -41,6 +41,7 @@ type Store struct {
 	changes uint64          // of what is kept on disk
 	pubs    []*publication  // sorted by identity
 	subs    []*subscription // sorted by ID
+	statics []*static       // sorted by application
 	leases  map[string]*lease
 	members map[string]int // by workload: publications, subscriptions and leases
 	targets map[string]*target
@@ -58,11 +59,12 @@ type subscription struct {
 	last time.Time // last call or Touch
 }
 
-// target is a local address that is probed, for one or several publications.
+// target is a local address that is probed, for one or several publications or
+// static applications.
 type target struct {
 	address string
 	health
-	pubs  int           // publications there
+	users int           // publications and static applications there
 	dubbo int           // those that speak dubbo
 	wake  chan struct{} // capacity 1: probe now
 	stop  func()        // ends the prober; nil: none yet
@@ -290,20 +292,40 @@ func (s *Store) findPublication(id Identity) (int, bool) {
 
 // addPublication puts p in, which is not there, and gives its target.
 func (s *Store) addPublication(p Publication) *target {
-	t := s.targets[p.Address]
-	if t == nil {
-		t = &target{address: p.Address, wake: make(chan struct{}, 1)}
-		s.targets[p.Address] = t
-	}
-	t.pubs++
-	if p.Protocol == "dubbo" {
-		t.dubbo++
-	}
+	t := s.attach(p.Address, p.Protocol == "dubbo")
 	at, _ := s.findPublication(p.Identity)
 	s.pubs = slices.Insert(s.pubs, at, &publication{Publication: p, target: t})
 	s.members[p.Workload]++
+	return t
+}
+
+// attach gives the target of an address one more user, and has it probed now.
+func (s *Store) attach(address string, dubbo bool) *target {
+	t := s.targets[address]
+	if t == nil {
+		t = &target{address: address, wake: make(chan struct{}, 1)}
+		s.targets[address] = t
+	}
+	t.users++
+	if dubbo {
+		t.dubbo++
+	}
 	poke(t.wake)
 	return t
+}
+
+// detach takes one away. The last one ends the probing.
+func (s *Store) detach(t *target, dubbo bool) {
+	t.users--
+	if dubbo {
+		t.dubbo--
+	}
+	if t.users == 0 {
+		delete(s.targets, t.address)
+		if t.stop != nil {
+			t.stop()
+		}
+	}
 }
 
 // replacePublication gives old, of the same identity, new content. At the same
@@ -323,17 +345,7 @@ func (s *Store) removePublication(p *publication) {
 	at, _ := s.findPublication(p.Identity)
 	s.pubs = slices.Delete(s.pubs, at, at+1)
 	s.leave(p.Workload)
-	t := p.target
-	t.pubs--
-	if p.Protocol == "dubbo" {
-		t.dubbo--
-	}
-	if t.pubs == 0 {
-		delete(s.targets, t.address)
-		if t.stop != nil {
-			t.stop()
-		}
-	}
+	s.detach(p.target, p.Protocol == "dubbo")
 }
 
 // shown is the publication as a View has it.
@@ -351,8 +363,8 @@ func (s *Store) changed(content bool) {
 	s.show(content)
 }
 
-// show replaces the View; content tells that its publications or subscriptions
-// changed. mu is held.
+// show replaces the View; content tells that its publications, subscriptions or
+// static applications changed. mu is held.
 func (s *Store) show(content bool) {
 	v := View{Publications: make([]Publication, len(s.pubs)), Subscriptions: make([]Subscription, len(s.subs)), DiskError: s.diskErr}
 	for i, p := range s.pubs {
@@ -360,6 +372,9 @@ func (s *Store) show(content bool) {
 	}
 	for i, sub := range s.subs {
 		v.Subscriptions[i] = sub.Subscription
+	}
+	for _, one := range s.statics {
+		v.Static = append(v.Static, one.shown())
 	}
 	for name, l := range s.leases {
 		v.Leases = append(v.Leases, Lease{Workload: name, State: l.state, TTL: l.ttl, Owner: l.owner})

@@ -95,13 +95,14 @@ type Lease struct {
 }
 
 // View is everything that local applications asked for, at one moment. It is
-// immutable; publications, subscriptions and leases are sorted by name.
+// immutable; everything is sorted by name.
 type View struct {
-	// Generation grows with every change of Publications or Subscriptions. A new
-	// View with the same Generation differs in Leases, owners or DiskError only.
+	// Generation grows with every change of Publications, Subscriptions or Static. A
+	// new View with the same Generation differs in Leases, owners or DiskError only.
 	Generation    uint64
 	Publications  []Publication
 	Subscriptions []Subscription
+	Static        []Static
 	Leases        []Lease
 	DiskError     string // why the state is not on disk; empty when it is
 }
