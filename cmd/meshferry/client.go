@@ -136,8 +136,15 @@ func (p place) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	resp, err := transport.RoundTrip(req)
-	if err != nil {
+	var dial *net.OpError
+	switch {
+	case err == nil:
+	case errors.As(err, &dial) && dial.Op == "dial":
 		return nil, err
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("no answer within %v: does it hang?", answerTimeout)
+	default:
+		return nil, fmt.Errorf("%w: is it an agent?", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))

@@ -358,6 +358,25 @@ func TestAnswersOfOthers(t *testing.T) {
 	}
 }
 
+// TestNoAgentThere: something else has the port.
+func TestNoAgentThere(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if c, err := l.Accept(); err == nil {
+			c.Close()
+		}
+	}()
+	defer func() { l.Close(); <-ended }()
+	if code, _, errs := command("status", "--control", l.Addr().String()); code != exitFailed || !strings.Contains(errs, "is it an agent?") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
 func TestPlaces(t *testing.T) {
 	dir := t.TempDir()
 	there := filepath.Join(dir, "meshferry", "control.sock")

@@ -60,7 +60,7 @@ func (s status) print(p *printer) {
 	p.line("")
 	var rows [][]string
 	for _, r := range s.Registries {
-		rows = append(rows, []string{r.Name, r.URL, r.State, r.Age, yes(r.InSync), strconv.Itoa(r.Published), strconv.Itoa(r.Pending), r.Compared, r.Session, r.Error})
+		rows = append(rows, []string{r.Name, r.URL, r.State, r.Age, yes(r.InSync), strconv.Itoa(r.Published), strconv.Itoa(r.Pending), r.Compared, short(r.Session), r.Error})
 	}
 	p.list("No registry is set.", []string{"REGISTRY", "URL", "STATE", "SINCE", "IN SYNC", "PUBLISHED", "PENDING", "COMPARED", "SESSION", "ERROR"}, rows)
 	p.line("")
@@ -88,6 +88,15 @@ func (s status) print(p *printer) {
 	for _, w := range s.Warnings {
 		p.line("\nwarning: %s", visible(w))
 	}
+}
+
+// short keeps long names of sessions from breaking the table.
+func short(s string) string {
+	const most = 20
+	if len(s) <= most {
+		return s
+	}
+	return s[:most-1] + "…"
 }
 
 // section is a table after an empty line, or nothing when it would be empty.
