@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync"
 	"time"
 
 	"dubbo.apache.org/dubbo-go/v3/client"
@@ -42,6 +43,42 @@ func (c caller) call(ctx context.Context, method, arg string) (string, error) {
 	return answer, err
 }
 
+// references are made once for each group and version.
+type references struct {
+	// immutable
+	client   *client.Client
+	settings settings
+
+	mu    sync.Mutex
+	known map[[2]string]caller // guarded by mu
+}
+
+func (r *references) of(group, version string) (caller, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := [2]string{group, version}
+	if c, ok := r.known[key]; ok {
+		return c, nil
+	}
+	s := r.settings
+	o := []client.ReferenceOption{
+		client.WithProtocolDubbo(), client.WithSerialization("hessian2"), client.WithRequestTimeout(s.timeout),
+		client.WithGroup(group), client.WithVersion(version), client.WithParams(s.params),
+	}
+	if s.retries >= 0 {
+		o = append(o, client.WithRetries(s.retries))
+	}
+	if s.url != "" {
+		o = append(o, client.WithURL(s.url))
+	}
+	conn, err := r.client.Dial(s.iface, o...)
+	if err != nil {
+		return caller{}, err
+	}
+	r.known[key] = caller{conn}
+	return caller{conn}, nil
+}
+
 func consume(ctx context.Context, s settings, out io.Writer) error {
 	ins, err := instance(s)
 	if err != nil {
@@ -51,21 +88,11 @@ func consume(ctx context.Context, s settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	o := []client.ReferenceOption{
-		client.WithProtocolDubbo(), client.WithSerialization("hessian2"), client.WithRequestTimeout(s.timeout),
-		client.WithGroup(s.group), client.WithVersion(s.version), client.WithParams(s.params),
-	}
-	if s.retries >= 0 {
-		o = append(o, client.WithRetries(s.retries))
-	}
-	if s.url != "" {
-		o = append(o, client.WithURL(s.url))
-	}
-	conn, err := cli.Dial(s.iface, o...)
+	refs := &references{client: cli, settings: s, known: map[[2]string]caller{}}
+	c, err := refs.of(s.group, s.version)
 	if err != nil {
 		return err
 	}
-	c := caller{conn}
 	if s.calls > 0 {
 		failed := series(ctx, c, s.calls, "SayHello", "world", json.NewEncoder(out))
 		if err := leave(); err != nil {
@@ -81,6 +108,11 @@ func consume(ctx context.Context, s settings, out io.Writer) error {
 		n, err := strconv.Atoi(cmp.Or(r.FormValue("n"), "1"))
 		if err != nil || n < 1 || n > 1e6 {
 			http.Error(w, "n: want 1..1000000", http.StatusBadRequest)
+			return
+		}
+		c, err := refs.of(cmp.Or(r.FormValue("group"), s.group), cmp.Or(r.FormValue("version"), s.version))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
 		series(r.Context(), c, n, cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world"), json.NewEncoder(w))

@@ -10,6 +10,6 @@
 // of dubbo-go go to standard error.
 //
 //	provider GET /stats                          calls by method, distinct connections
-//	consumer GET /call?n=3&method=SayHello&arg=x one JSON line for each call
+//	consumer GET /call?n=3&method=SayHello&arg=x one JSON line for each call; also group, version
 //	consumer GET /load?rate=100&for=5s           the ledger: one line for each call, a summary last
 package main

@@ -14,6 +14,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -132,6 +133,61 @@ func Classes(ctx context.Context, name, jars string, sources map[string][]byte) 
 	})
 }
 
+// Project gives a folder with the jars that a Maven project of this repository
+// builds, without its tests. at is its folder below the repository's root.
+// Progress goes to standard error.
+func Project(ctx context.Context, name, at string) (string, error) {
+	root, err := Root()
+	if err != nil {
+		return "", fmt.Errorf("install %s: %w", name, err)
+	}
+	key, err := sources(os.DirFS(filepath.Join(root, at)))
+	if err != nil {
+		return "", fmt.Errorf("install %s: %w", name, err)
+	}
+	return Once(name, key, func(dir string) error {
+		work := filepath.Join(filepath.Dir(dir), "project")
+		if err := os.CopyFS(work, os.DirFS(filepath.Join(root, at))); err != nil {
+			return err
+		}
+		unlock, err := lock(filepath.Join(filepath.Dir(filepath.Dir(dir)), "maven.lock"))
+		if err != nil {
+			return err
+		}
+		defer unlock()
+		fmt.Fprintf(os.Stderr, "install: building %s with Maven (once)\n", at)
+		if err := run(exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", filepath.Join(work, "pom.xml"), "clean", "package", "-Dmaven.test.skip=true")); err != nil {
+			return err
+		}
+		jars, err := filepath.Glob(filepath.Join(work, "*", "target", "*.jar"))
+		if err == nil && len(jars) == 0 {
+			err = errors.New("the build made no jar")
+		}
+		for _, jar := range jars {
+			err = errors.Join(err, os.Rename(jar, filepath.Join(dir, filepath.Base(jar))))
+		}
+		return err
+	})
+}
+
+// sources are the files that a project's jars depend on, names and content.
+func sources(project fs.FS) (key []byte, err error) {
+	err = fs.WalkDir(project, ".", func(path string, e fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case e.IsDir() && (e.Name() == "target" || strings.HasSuffix(path, "src/test")):
+			return fs.SkipDir
+		case e.IsDir() || path != "pom.xml" && !strings.HasSuffix(path, "/pom.xml") && !strings.Contains(path, "src/main/"):
+			return nil
+		}
+		text, err := fs.ReadFile(project, path)
+		key = append(append(append(key, path...), 0), text...)
+		return err
+	})
+	return key, err
+}
+
 // run shows the output of a command that fails.
 func run(cmd *exec.Cmd) error {
 	var out bytes.Buffer
@@ -147,6 +203,15 @@ func Cache() (string, error) {
 	if dir := os.Getenv("MESHFERRY_CACHE"); dir != "" {
 		return filepath.Abs(dir)
 	}
+	root, err := Root()
+	if err != nil {
+		return "", fmt.Errorf("%w: set MESHFERRY_CACHE to a folder", err)
+	}
+	return filepath.Join(root, ".cache"), nil
+}
+
+// Root is the folder of this module's go.mod, above the working directory.
+func Root() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
@@ -154,11 +219,11 @@ func Cache() (string, error) {
 	for {
 		mod, err := os.ReadFile(filepath.Join(dir, "go.mod"))
 		if first, _, _ := strings.Cut(string(mod), "\n"); err == nil && first == module {
-			return filepath.Join(dir, ".cache"), nil
+			return dir, nil
 		}
 		parent := filepath.Dir(dir)
 		if parent == dir {
-			return "", errors.New("not inside the repository: set MESHFERRY_CACHE to a folder")
+			return "", errors.New("not inside the repository")
 		}
 		dir = parent
 	}

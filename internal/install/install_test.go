@@ -1,6 +1,7 @@
 package install
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -8,6 +9,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/fstest"
 
 	"go.uber.org/goleak"
 )
@@ -80,5 +82,27 @@ func TestOnceFails(t *testing.T) {
 	}
 	if _, err := Once("thing", nil, func(string) error { return nil }); err != nil {
 		t.Error(err)
+	}
+}
+
+// Only what is built counts: neither tests nor what an earlier build left.
+func TestSources(t *testing.T) {
+	project := fstest.MapFS{}
+	for _, path := range []string{"pom.xml", "a/pom.xml", "a/src/main/java/A.java"} {
+		project[path] = &fstest.MapFile{Data: []byte(path)}
+	}
+	before, err := sources(project)
+	if err != nil || len(before) == 0 {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"README.md", "a/target/A.class", "a/target/pom.xml", "a/src/test/java/ATest.java"} {
+		project[path] = &fstest.MapFile{Data: []byte(path)}
+	}
+	if after, err := sources(project); err != nil || !bytes.Equal(after, before) {
+		t.Errorf("other content for what is not built: %q, %v", after, err)
+	}
+	project["a/src/main/resources/META-INF/x"] = &fstest.MapFile{}
+	if after, err := sources(project); err != nil || bytes.Equal(after, before) {
+		t.Errorf("a new source makes no difference, %v", err)
 	}
 }

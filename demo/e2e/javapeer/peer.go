@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/meshferry/meshferry/internal/install"
 )
 
 // readyWithin bounds the start of a JVM on a busy machine; callWithin the wait
@@ -29,6 +31,7 @@ type Options struct {
 	Line        Line
 	Dir         string // for its log and Dubbo's own files
 	Application string // default: java-<line>
+	Thin        bool   // with the two jars of sdk-lite/java; Registry is "mesh://127.0.0.1:20883"
 
 	// Registry is what Dubbo is told: "zookeeper://127.0.0.1:2181?register-mode=instance".
 	// Empty: none; a consumer then needs URL.
@@ -40,11 +43,20 @@ type Options struct {
 	Port           int
 	Name           string // in its answers
 	Group, Version string
+	More           []Service // beside the one of Group and Version
+	Features       bool      // also FeatureService and FollowService, each for every Service
 
 	// Consumer.
 	URL     string // call this, without a registry: "dubbo://[::ffff:127.0.0.1]:20881"
 	Timeout time.Duration
 	Retries *int // nil: Dubbo's default, 2
+}
+
+// Service is one more export of the greeting service.
+type Service struct {
+	Group   string            `json:"group,omitempty"`
+	Version string            `json:"version,omitempty"`
+	Params  map[string]string `json:"params,omitempty"`
 }
 
 // settings is what Peer.java reads.
@@ -54,8 +66,8 @@ type settings struct {
 	Params      map[string]string `json:"params,omitempty"`
 	Port        int               `json:"port,omitempty"`
 	Name        string            `json:"name,omitempty"`
-	Group       string            `json:"group,omitempty"`
-	Version     string            `json:"version,omitempty"`
+	Services    []Service         `json:"services"`
+	Features    bool              `json:"features"`
 	URL         string            `json:"url,omitempty"`
 	Timeout     int64             `json:"timeout"` // ms
 	Retries     *int              `json:"retries,omitempty"`
@@ -84,6 +96,8 @@ type Stats struct {
 	Calls       map[string]int // by method
 	Connections int            // distinct ones that carried a call
 	Peers       []string       // their far ends
+
+	Serializations map[string]int // calls by the number of their serialization; "2" is hessian2, "23" fastjson2
 }
 
 // Peer is a running process. Its methods may be called from any goroutine.
@@ -106,6 +120,7 @@ type message struct {
 	Error string
 	Calls []Entry
 	Stats Stats
+	Text  string
 }
 
 // Start runs a peer until the test ends. Its log is shown if the test fails.
@@ -131,6 +146,11 @@ func Start(t testing.TB, o Options) *Peer {
 // provider has registered. ctx bounds the start only.
 func Run(ctx context.Context, o Options) (*Peer, error) {
 	classPath, err := Install(ctx, o.Line)
+	if err == nil && o.Thin {
+		var jars string
+		jars, err = install.Project(ctx, "sdk-lite-java", "sdk-lite/java")
+		classPath += ":" + jars + "/*"
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +171,7 @@ func Run(ctx context.Context, o Options) (*Peer, error) {
 
 // arguments of the JVM. Dubbo's serializers look into classes of the JDK.
 func arguments(o Options, classPath string) ([]string, error) {
-	s := settings{o.Application, o.Registry, o.Params, o.Port, o.Name, o.Group, o.Version, o.URL, o.Timeout.Milliseconds(), o.Retries}
+	s := settings{o.Application, o.Registry, o.Params, o.Port, o.Name, append([]Service{{Group: o.Group, Version: o.Version}}, o.More...), o.Features, o.URL, o.Timeout.Milliseconds(), o.Retries}
 	if s.Application == "" {
 		s.Application = "java-" + string(o.Line)
 	}
@@ -313,6 +333,15 @@ func (p *Peer) Stats(ctx context.Context) (Stats, error) {
 	defer cancel()
 	m, err := p.ask(ctx, "stats", map[string]any{})
 	return m.Stats, err
+}
+
+// Use makes one use of FeatureService or FollowService (see Uses.java) and gives
+// the text that it comes to.
+func (p *Peer) Use(ctx context.Context, what, group, version string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, callWithin)
+	defer cancel()
+	m, err := p.ask(ctx, "use", map[string]any{"what": what, "group": group, "version": version})
+	return m.Text, err
 }
 
 // Log is its standard error so far: warnings and errors of Dubbo.

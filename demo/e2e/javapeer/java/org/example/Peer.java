@@ -6,16 +6,19 @@ import java.io.BufferedReader;
 import java.io.InputStreamReader;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
+import java.util.Collections;
 import java.util.HashMap;
 import java.util.LinkedHashMap;
 import java.util.Map;
 import java.util.concurrent.Callable;
 import org.apache.dubbo.config.ApplicationConfig;
+import org.apache.dubbo.config.MethodConfig;
 import org.apache.dubbo.config.ProtocolConfig;
 import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.ServiceConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
+import org.apache.dubbo.rpc.service.GenericService;
 
 /**
  * A provider, a consumer or both, in the API that 2.7, 3.2 and 3.3 have in common. It takes its
@@ -26,7 +29,7 @@ public final class Peer {
     private static final ObjectMapper JSON = new ObjectMapper();
 
     private final JsonNode settings;
-    private final Map<String, GreetService> references = new HashMap<>();
+    private final Map<String, Object> references = new HashMap<>();
     private Greeter greeter;
 
     private Peer(JsonNode settings) {
@@ -61,34 +64,53 @@ public final class Peer {
         DubboBootstrap bootstrap = DubboBootstrap.getInstance().application(new ApplicationConfig(text("application")));
         if (!text("registry").isEmpty()) {
             RegistryConfig registry = new RegistryConfig(text("registry"));
-            registry.setTimeout(20000);
+            if (!text("registry").startsWith("mesh:")) {
+                registry.setTimeout(20000);
+            }
             bootstrap.registry(registry);
         }
         if (settings.path("port").asInt() > 0) {
             greeter = new Greeter(text("name"));
             bootstrap.protocol(new ProtocolConfig("dubbo", settings.path("port").asInt()));
-            ServiceConfig<GreetService> service = new ServiceConfig<>();
-            service.setInterface(GreetService.class);
-            service.setRef(greeter);
-            service.setGroup(orNull("group"));
-            service.setVersion(orNull("version"));
-            service.setParameters(parameters());
-            bootstrap.service(service);
+            settings.path("services").forEach(s -> bootstrap.service(service(GreetService.class, greeter, s)));
+            if (settings.path("features").asBoolean()) {
+                Features features = new Features();
+                settings.path("services").forEach(s -> {
+                    bootstrap.service(service(FeatureService.class, features, s));
+                    ServiceConfig<FollowService> follow = service(FollowService.class, features, s);
+                    follow.getParameters().put("follow.0.callback", "true");
+                    bootstrap.service(follow);
+                });
+            }
         }
         bootstrap.start();
+    }
+
+    private <T> ServiceConfig<T> service(Class<T> type, T implementation, JsonNode s) {
+        ServiceConfig<T> service = new ServiceConfig<>();
+        service.setInterface(type);
+        service.setRef(implementation);
+        service.setGroup(orNull(s.path("group").asText("")));
+        service.setVersion(orNull(s.path("version").asText("")));
+        service.setParameters(parameters(settings.path("params"), s.path("params")));
+        // 2.7 takes two services of one interface for one if they have no names.
+        service.setId(type.getName() + "/" + service.getGroup() + "/" + service.getVersion());
+        return service;
     }
 
     private String text(String key) {
         return settings.path(key).asText("");
     }
 
-    private String orNull(String key) {
-        return text(key).isEmpty() ? null : text(key);
+    private static String orNull(String text) {
+        return text.isEmpty() ? null : text;
     }
 
-    private Map<String, String> parameters() {
+    private static Map<String, String> parameters(JsonNode... from) {
         Map<String, String> parameters = new HashMap<>();
-        settings.path("params").fields().forEachRemaining(e -> parameters.put(e.getKey(), e.getValue().asText()));
+        for (JsonNode one : from) {
+            one.fields().forEachRemaining(e -> parameters.put(e.getKey(), e.getValue().asText()));
+        }
         return parameters;
     }
 
@@ -98,6 +120,8 @@ public final class Peer {
         try {
             if (request.path("do").asText().equals("stats")) {
                 answer.put("stats", greeter.stats());
+            } else if (request.path("do").asText().equals("use")) {
+                answer.put("text", new Uses(this).use(request.path("what").asText(), request.path("group").asText(""), request.path("version").asText("")));
             } else {
                 answer.put("calls", calls(request).entries());
             }
@@ -112,7 +136,7 @@ public final class Peer {
     }
 
     private Ledger calls(JsonNode request) throws Exception {
-        GreetService service = reference(request.path("group").asText(""), request.path("version").asText(""));
+        GreetService service = reference(GreetService.class, request.path("group").asText(""), request.path("version").asText(""));
         Callable<String> call = call(service, request.path("method").asText(), request.path("arg").asText());
         Ledger ledger = new Ledger();
         int rate = request.path("rate").asInt();
@@ -140,20 +164,40 @@ public final class Peer {
         }
     }
 
-    private synchronized GreetService reference(String group, String version) {
-        return references.computeIfAbsent(group + "/" + version, key -> {
-            ReferenceConfig<GreetService> reference = new ReferenceConfig<>();
-            reference.setInterface(GreetService.class);
-            reference.setGroup(group.isEmpty() ? null : group);
-            reference.setVersion(version.isEmpty() ? null : version);
-            reference.setTimeout(settings.path("timeout").asInt(3000));
-            if (settings.path("retries").asInt(-1) >= 0) {
-                reference.setRetries(settings.path("retries").asInt());
+    /** A reference is made once for each service. */
+    synchronized <T> T reference(Class<T> type, String group, String version) {
+        return type.cast(references.computeIfAbsent(type.getName() + "/" + group + "/" + version, key -> {
+            ReferenceConfig<T> reference = new ReferenceConfig<>();
+            reference.setInterface(type);
+            if (type == FeatureService.class) {
+                MethodConfig tell = new MethodConfig();
+                tell.setName("tell");
+                tell.setReturn(false);
+                reference.setMethods(Collections.singletonList(tell));
             }
-            reference.setCheck(false);
-            reference.setUrl(orNull("url"));
-            reference.setParameters(parameters());
-            return reference.get();
+            return configured(reference, group, version).get();
+        }));
+    }
+
+    synchronized GenericService generic(String type, String group, String version) {
+        return (GenericService) references.computeIfAbsent("generic/" + type + "/" + group + "/" + version, key -> {
+            ReferenceConfig<GenericService> reference = new ReferenceConfig<>();
+            reference.setInterface(type);
+            reference.setGeneric("true");
+            return configured(reference, group, version).get();
         });
+    }
+
+    private <T> ReferenceConfig<T> configured(ReferenceConfig<T> reference, String group, String version) {
+        reference.setGroup(orNull(group));
+        reference.setVersion(orNull(version));
+        reference.setTimeout(settings.path("timeout").asInt(3000));
+        if (settings.path("retries").asInt(-1) >= 0) {
+            reference.setRetries(settings.path("retries").asInt());
+        }
+        reference.setCheck(false);
+        reference.setUrl(orNull(text("url")));
+        reference.setParameters(parameters(settings.path("params")));
+        return reference;
     }
 }
