@@ -48,6 +48,8 @@ public final class Client implements AutoCloseable {
     private final Loop loop;
     private final Link link;
     private final ThreadPoolExecutor courier;
+    /** True in the thread that calls listeners: it must not wait for itself. */
+    private final ThreadLocal<Boolean> inListener = ThreadLocal.withInitial(() -> false);
 
     // guarded by itself
     private final Map<String, Topic> topics = new LinkedHashMap<>();
@@ -72,7 +74,10 @@ public final class Client implements AutoCloseable {
         loop = new Loop("meshferry-" + options.host + ":" + options.port, options.log);
         link = new Link(loop, options, workload);
         courier = new ThreadPoolExecutor(1, 1, 5, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), task -> {
-            Thread t = new Thread(task, "meshferry-notify");
+            Thread t = new Thread(() -> {
+                inListener.set(true);
+                task.run();
+            }, "meshferry-notify");
             t.setDaemon(true);
             return t;
         });
@@ -208,6 +213,9 @@ public final class Client implements AutoCloseable {
         courier.shutdownNow();
         try {
             loop.join(GOODBYE);
+            if (!inListener.get()) {
+                courier.awaitTermination(GOODBYE, TimeUnit.MILLISECONDS);
+            }
         } catch (InterruptedException e) {
             Thread.currentThread().interrupt();
         }
