@@ -1,8 +1,8 @@
 package route
 
 import (
-	"cmp"
 	"context"
+	"maps"
 	"sync"
 	"time"
 )
@@ -12,19 +12,27 @@ const (
 	unknownFor   = 2 * time.Second // how long an interface that nobody knew is answered at once
 	mostUnknown  = 4096            // such interfaces remembered
 	longestIface = 512             // bytes in the name of an interface
+
+	// Other hosts choose the names that AwaitLocal is asked for. What they can make
+	// this agent follow is bounded, apart from what local consumers need.
+	arriveMost    = 256              // calls that wait at the same time
+	strangersMost = 1024             // interfaces that nobody here offers, …
+	strangersFor  = 10 * time.Minute // … in this time, which is that of discovery.Options.Keep
 )
 
 // waiters bounds and remembers the waiting for unknown interfaces.
 type waiters struct {
 	slots chan struct{}
+	most  int // names in asked; 0: they are not counted
 
 	mu      sync.Mutex
 	unknown map[string]time.Time // guarded by mu: until when "no" is the answer
+	asked   map[string]time.Time // guarded by mu: asked for and not found, until when it counts
 }
 
-func (w *waiters) init(most int) {
-	w.slots = make(chan struct{}, cmp.Or(most, 1024))
-	w.unknown = map[string]time.Time{}
+func (w *waiters) init(slots, most int) {
+	w.slots, w.most = make(chan struct{}, slots), most
+	w.unknown, w.asked = map[string]time.Time{}, map[string]time.Time{}
 }
 
 // Await asks the sources to follow an interface that is not known yet, and waits
@@ -33,24 +41,41 @@ func (w *waiters) init(most int) {
 // for two seconds after such a time-out, and at once when too many calls wait
 // already (Options.MaxAwait).
 func (r *Router) Await(ctx context.Context, iface string) bool {
-	if r.knows(r.Snapshot(), iface) {
+	return r.wait(ctx, &r.await, iface, func(s *Snapshot) bool { return r.knows(s, iface) })
+}
+
+// AwaitLocal is for a call from another host of a service that Snapshot.Inbound
+// does not have, while Snapshot.Adopts: it asks the sources to follow the
+// interface, and waits until a local application has registered the path and
+// version. It returns false as Await does, and at once when too many interfaces
+// were asked for that nobody here offers.
+func (r *Router) AwaitLocal(ctx context.Context, iface string, path, version []byte) bool {
+	return r.wait(ctx, &r.arrive, iface, func(s *Snapshot) bool { return s.Inbound.Lookup(path, version) != nil })
+}
+
+func (r *Router) wait(ctx context.Context, w *waiters, iface string, known func(*Snapshot) bool) bool {
+	if known(r.Snapshot()) {
 		return true
 	}
-	if iface == "" || len(iface) > longestIface || len(r.o.Sources) == 0 || r.await.isUnknown(iface) {
+	if iface == "" || len(iface) > longestIface || len(r.o.Sources) == 0 || w.isUnknown(iface) {
 		return false
 	}
 	select {
-	case r.await.slots <- struct{}{}:
+	case w.slots <- struct{}{}:
 	default:
 		return false
 	}
-	defer func() { <-r.await.slots }()
+	defer func() { <-w.slots }()
+	if !w.ask(iface, time.Now()) {
+		return false
+	}
 	r.want(iface)
 	timeout := time.NewTimer(awaitMost)
 	defer timeout.Stop()
 	for {
 		s, changed := r.current.Watch()
-		if r.knows(s, iface) {
+		if known(s) {
+			w.found(iface)
 			return true
 		}
 		select {
@@ -58,7 +83,7 @@ func (r *Router) Await(ctx context.Context, iface string) bool {
 		case <-ctx.Done():
 			return false
 		case <-timeout.C:
-			r.await.remember(iface)
+			w.remember(iface)
 			return false
 		}
 	}
@@ -94,4 +119,28 @@ func (w *waiters) remember(iface string) {
 	if len(w.unknown) < mostUnknown {
 		w.unknown[iface] = now.Add(unknownFor)
 	}
+}
+
+// ask counts an interface that is asked for, and tells whether it may be.
+func (w *waiters) ask(iface string, now time.Time) bool {
+	if w.most == 0 {
+		return true
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if _, again := w.asked[iface]; !again && len(w.asked) >= w.most {
+		maps.DeleteFunc(w.asked, func(_ string, until time.Time) bool { return now.After(until) })
+		if len(w.asked) >= w.most {
+			return false
+		}
+	}
+	w.asked[iface] = now.Add(strangersFor)
+	return true
+}
+
+// found takes an interface out of the count.
+func (w *waiters) found(iface string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.asked, iface)
 }

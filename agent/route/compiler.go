@@ -24,11 +24,12 @@ type compiler struct {
 	callers map[string][]Caller            // by interface, sorted by application; replaced whole
 	peers   map[peerKey]*Peer
 
-	dirty   map[string]bool      // interfaces to compile
-	local   []Local              // to compile, if localDirty
-	anew    bool                 // local is to be compiled
-	growing map[*Cluster]bool    // clusters made in this step that warm up
-	warming map[place][]*Cluster // clusters of the snapshot that warm up
+	dirty   map[string]bool        // interfaces to compile
+	local   []Local                // as SetLocal gave it
+	anew    bool                   // local is to be compiled
+	here    map[string][]candidate // by interface: what others than agents have registered at Options.Inbound
+	growing map[*Cluster]bool      // clusters made in this step that warm up
+	warming map[place][]*Cluster   // clusters of the snapshot that warm up
 
 	snapshot *Snapshot
 }
@@ -49,8 +50,10 @@ type ifaceSet struct {
 
 // localSet is the local providers.
 type localSet struct {
-	list      []Local
-	endpoints []*Endpoint // of list; nil for those not in the tables
+	list       []Local     // with what was adopted
+	endpoints  []*Endpoint // of list; nil for those not in the tables
+	adopts     bool        // one of list does
+	interfaces []string    // of what was adopted
 }
 
 func newCompiler(o Options) *compiler {
@@ -62,6 +65,7 @@ func newCompiler(o Options) *compiler {
 		callers: map[string][]Caller{},
 		peers:   map[peerKey]*Peer{},
 		dirty:   map[string]bool{},
+		here:    map[string][]candidate{},
 		warming: map[place][]*Cluster{},
 	}
 	c.snapshot = &Snapshot{
@@ -119,9 +123,7 @@ func (c *compiler) refresh() {
 	for iface := range c.updates {
 		c.dirty[iface] = true
 	}
-	if !c.anew {
-		c.setLocal(c.snapshot.inbound.list)
-	}
+	c.anew = true
 }
 
 // changes is what a compilation did to the endpoints of an interface.
@@ -145,7 +147,7 @@ func (c *compiler) compile(now time.Time) (*Snapshot, []changes) {
 	if c.anew {
 		c.inbound(&next)
 	}
-	c.dirty, c.local, c.anew = map[string]bool{}, nil, false
+	c.dirty, c.anew = map[string]bool{}, false
 	c.snapshot = &next
 	return &next, all
 }
@@ -164,6 +166,7 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 			interfaces.set(iface, set)
 		}
 		c.hold(set.endpoints, old.endpoints)
+		c.noteHere(iface, set)
 		touched[iface] = true
 		for _, path := range old.aliases() {
 			delete(c.claims[path], iface)

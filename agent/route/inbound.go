@@ -24,8 +24,10 @@ var serializations = map[string]byte{
 
 // inbound compiles the local providers into next.
 func (c *compiler) inbound(next *Snapshot) {
-	set := &localSet{list: c.local, endpoints: make([]*Endpoint, len(c.local))}
-	for i, l := range c.local {
+	set := &localSet{}
+	set.list, set.adopts, set.interfaces = c.adopt(c.local)
+	set.endpoints = make([]*Endpoint, len(set.list))
+	for i, l := range set.list {
 		if l.Protocol != protocol || l.Address == "" {
 			continue
 		}
@@ -64,12 +66,14 @@ func (c *compiler) table(set *localSet, take func(Local) bool) Table {
 		if path == "" {
 			path = l.Service.Interface
 		}
-		x := entry{l.Service, path, e}
-		named[l.Service.Interface] = append(named[l.Service.Interface], x)
-		if path != l.Service.Interface {
-			aliased[path] = append(aliased[path], x)
+		if !l.Adopts() {
+			x := entry{l.Service, path, e}
+			named[l.Service.Interface] = append(named[l.Service.Interface], x)
+			if path != l.Service.Interface {
+				aliased[path] = append(aliased[path], x)
+			}
+			explicit[l.Service] = true
 		}
-		explicit[l.Service] = true
 		if processes[l.Application] == nil {
 			processes[l.Application] = map[*Peer]*Endpoint{}
 		}

@@ -45,11 +45,14 @@ type Local struct {
 	Application string
 	Workload    string
 	Protocol    string // "dubbo", "tri"
-	Service     registry.Service
-	Path        string
-	URL         registry.URL // canonical: weight, timestamp, serialization, callbacks, token
-	Weight      int          // 0: that of the URL
-	Readonly    bool         // used only if no other process has the service
+	// Service is what it offers. The zero Service means what Application has
+	// registered itself at Options.Inbound, whatever that is: it is adopted as soon
+	// as a source tells of it, and Path and URL come from there.
+	Service  registry.Service
+	Path     string
+	URL      registry.URL // canonical: weight, timestamp, serialization, callbacks, token
+	Weight   int          // 0: that of the URL
+	Readonly bool         // used only if no other process has the service
 }
 
 // Caller is one local subscription: what a consumer set for its calls.
@@ -73,6 +76,9 @@ type Options struct {
 	// Policy names the load balancing configured for a service ("" when none):
 	// random, roundrobin, leastactive. It beats what URLs say. Nil: none.
 	Policy func(registry.Service) string
+	// Inbound are the addresses, host:port, at which registries list the inbound
+	// listener.
+	Inbound []string
 	// Applications have an inbound port of their own: Snapshot.Application.
 	Applications []string
 	MaxStats     int // services with statistics of their own; more share one entry. 0: 10000

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -33,6 +34,7 @@ type Router struct {
 
 	current watch.Value[Snapshot]
 	await   waiters
+	arrive  waiters   // of calls from other hosts
 	c       *compiler // owned by Run
 }
 
@@ -52,7 +54,8 @@ func New(o Options) *Router {
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
 	}
-	r.await.init(o.MaxAwait)
+	r.await.init(cmp.Or(o.MaxAwait, 1024), 0)
+	r.arrive.init(arriveMost, strangersMost)
 	r.current.Store(c.snapshot)
 	return r
 }
@@ -119,8 +122,8 @@ func (r *Router) drain() {
 	}
 }
 
-// renew tells the sources which interfaces are called, so that they go on
-// following those that were wanted on demand.
+// renew tells the sources which interfaces are called or adopted, so that they go
+// on following those that were wanted on demand.
 func (r *Router) renew() {
 	r.stats.each(func(direction string, s registry.Service, st *Stats) {
 		if n := st.Requests(); direction == Outbound && n != st.seen {
@@ -130,6 +133,9 @@ func (r *Router) renew() {
 			}
 		}
 	})
+	for _, iface := range r.c.snapshot.inbound.interfaces {
+		r.want(iface)
+	}
 }
 
 func (r *Router) want(iface string) {

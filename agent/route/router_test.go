@@ -182,7 +182,7 @@ func TestRefresh(t *testing.T) {
 
 func TestUnknownIsBounded(t *testing.T) {
 	var w waiters
-	w.init(0)
+	w.init(0, 0)
 	for i := range 2 * mostUnknown {
 		w.remember(fmt.Sprint(i))
 	}
