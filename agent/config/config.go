@@ -19,6 +19,7 @@ type Config struct {
 	StateDir   string
 	Registries []Registry
 	Services   []Service // the first that matches and says something decides
+	Static     []Static  // of inbound
 	Publish    Publish
 	Protection Protection
 	Stop       Stop
@@ -43,6 +44,21 @@ type Service struct {
 	Match       string
 	Publish     string // "mesh", "direct", "both", "off"; empty: not said here
 	LoadBalance string // "random", "roundrobin", "leastactive"; empty: not said here
+}
+
+// Static is a local application that registers itself at the inbound listener's
+// address and asks the agent for nothing (docs/zero-code.md).
+type Static struct {
+	Application string // its Dubbo name
+	Protocol    string // "dubbo"
+	Port        int    // where it really listens
+	// Services it offers; none: those that the registries list for it at the inbound
+	// listener's address.
+	Services []registry.Service
+}
+
+func (s Static) equal(o Static) bool {
+	return s.Application == o.Application && s.Protocol == o.Protocol && s.Port == o.Port && slices.Equal(s.Services, o.Services)
 }
 
 // Publish says at which levels of a registry providers are written.

@@ -55,9 +55,10 @@ func TestManual(t *testing.T) {
 	}
 	d := defaults()
 	want := map[string]string{
-		"addresses":  "|restart",
-		"registries": "`--registry` `MESHFERRY_REGISTRY`|restart",
-		"services":   "|at once",
+		"addresses":      "|restart",
+		"registries":     "`--registry` `MESHFERRY_REGISTRY`|restart",
+		"services":       "|at once",
+		"inbound.static": "|at once",
 	}
 	defaultOf := map[string]string{}
 	for _, s := range settings() {
@@ -111,6 +112,9 @@ func TestManual(t *testing.T) {
 	delete(known, "loadbalance")
 	known["routing.loadbalance"] = ""
 	same(t, "services[]", first(tables["key of `services[]`"]), known)
+
+	static := map[string]string{"application": "", "protocol": "", "port": "", "services": ""}
+	same(t, "inbound.static[]", first(tables["key of `inbound.static[]`"]), static)
 }
 
 func first(rows [][]string) map[string]string {

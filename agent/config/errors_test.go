@@ -17,7 +17,7 @@ func TestErrors(t *testing.T) {
 		{name: "unknown key at the top", file: "registrys: []", want: []string{`m.yaml:1: unknown key "registrys" (did you mean "registries"?)`}},
 		{name: "key of another level", file: "emptyHold: 1s", want: []string{`m.yaml:1: unknown key "emptyHold" (did you mean "protection.emptyHold"?)`}},
 		{name: "like nothing", file: "stop: {zzzzzzzz: 1}", want: []string{`m.yaml:1: unknown key "stop.zzzzzzzz" (known here: drain, notifyWait)`}},
-		{name: "not yet", file: "inbound: {extra: []}", want: []string{"m.yaml:1: inbound: this version does not have it yet"}},
+		{name: "not yet", file: "inbound: {extra: []}", want: []string{"m.yaml:1: inbound.extra: this version does not have it yet"}},
 		{name: "registry key not yet", file: "registries: [{url: '" + zk + "', namespace: x}]", want: []string{"m.yaml:1: registries.namespace: this version does not have it yet"}},
 		{name: "several at once", file: "probe: {fall: x}\nlog: {level: inf}\nstop: {drain: 5}", want: []string{
 			`m.yaml:1: probe.fall: want a number in 1..1000, not "x"`,
@@ -53,6 +53,21 @@ func TestErrors(t *testing.T) {
 		{name: "ports of other agents", file: "meshPorts: [1]", want: []string{"m.yaml:1: meshPorts: this version does not have it yet"}},
 		{name: "model", file: "publish: {models: [interfaces]}", want: []string{`m.yaml:1: publish.models: want interface, application, not "interfaces" (did you mean "interface"?)`}},
 		{name: "boolean", file: "protection: {enabled: yes}", want: []string{`m.yaml:1: protection.enabled: want true or false, not "yes"`}},
+		{name: "static", file: "inbound:\n  static:\n  - {application: shop}\n  - {application: shop, port: 20880}\n  - {application: shop, port: 20880}\n  - {application: shop, port: 0}\n" +
+			"  - {application: \"\", port: 1}\n  - {application: a, port: 1, protocol: tri}\n  - {application: b, port: 1, services: [\"g/\"]}\n  - {application: c, port: 1, servcies: []}\n",
+			want: []string{
+				"m.yaml:3: inbound.static: an entry needs application and port, where it really listens",
+				"m.yaml:5: inbound.static: shop at port 20880 is there twice",
+				`m.yaml:6: inbound.static.port: want a number in 1..65535, not "0"`,
+				"m.yaml:6: inbound.static: an entry needs application and port, where it really listens",
+				`m.yaml:7: inbound.static.application: want the name of an application, 1 to 128 characters, not ""`,
+				"m.yaml:7: inbound.static: an entry needs application and port, where it really listens",
+				`m.yaml:8: inbound.static.protocol: want dubbo, not "tri"`,
+				`m.yaml:9: inbound.static.services: bad service key "g/": want [group/]interface[:version]`,
+				`m.yaml:10: unknown key "inbound.static.servcies" (did you mean "services"?)`,
+			}},
+		{name: "static at our own port", file: "inbound: {static: [{application: shop, port: 20882}]}", want: []string{
+			"m.yaml:1: inbound.static: shop: port 20882 is the agent's own listener 0.0.0.0:20882: set the port on which the application really listens"}},
 		{name: "address with port", file: "address: 192.0.2.1:20882", want: []string{`m.yaml:1: address: want a host without a port, not "192.0.2.1:20882": the port is that of the inbound listener`}},
 		{name: "any address", file: "address: 0.0.0.0", want: []string{"m.yaml:1: address: 0.0.0.0 is no address that others can dial"}},
 		{name: "listener", flags: map[string][]string{"outbound": {"20881"}}, want: []string{`--outbound: want host:port, not "20881"`}},

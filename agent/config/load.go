@@ -286,6 +286,13 @@ func (l *loader) check() {
 		l.fail(l.where["compat.mosn.listen"], "compat.mosn.listen needs compat.mosn.providerPort: MOSN's requests do not say it")
 	}
 	l.ports()
+	for _, s := range l.c.Static {
+		for _, own := range []string{l.c.Listeners.Outbound, l.c.Listeners.Inbound, l.c.Listeners.Control} {
+			if strings.HasSuffix(own, fmt.Sprintf(":%d", s.Port)) {
+				l.fail(l.where["inbound.static"], "inbound.static: %s: port %d is the agent's own listener %s: set the port on which the application really listens", s.Application, s.Port, own)
+			}
+		}
+	}
 	if len(l.c.Listeners.ControlSocket) > maxSocket {
 		l.fail("listeners.controlSocket", "the default %s is too long for a unix socket: set --control-socket", l.c.Listeners.ControlSocket)
 	}

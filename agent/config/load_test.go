@@ -80,6 +80,10 @@ func TestWholeFile(t *testing.T) {
 			{Match: "g1/com.a.Foo:1.0.0", Publish: "direct"},
 			{Match: "com.a.*", Publish: "both", LoadBalance: "leastactive"},
 		},
+		Static: []Static{
+			{Application: "shop", Protocol: "dubbo", Port: 20880},
+			{Application: "stock", Protocol: "dubbo", Port: 20890, Services: []registry.Service{{Group: "g1", Interface: "com.a.Foo", Version: "1.0.0"}, {Interface: "com.a.Bar"}}},
+		},
 		Publish:    Publish{[]registry.Model{"application"}},
 		Protection: Protection{false, time.Second, time.Minute},
 		Stop:       Stop{time.Second, 2 * time.Second},

@@ -24,6 +24,10 @@ func (c Config) Reload(next Config) (merged Config, changed, restart []string) {
 		merged.Services = next.Services
 		changed = append(changed, "services")
 	}
+	if !slices.EqualFunc(c.Static, next.Static, Static.equal) {
+		merged.Static = next.Static
+		changed = append(changed, "inbound.static")
+	}
 	if !maps.Equal(c.Addresses, next.Addresses) {
 		restart = append(restart, "addresses")
 	}

@@ -18,6 +18,7 @@ func TestReload(t *testing.T) {
 		{"nothing", "", "", ""},
 		{"defaults written out", "stop: {drain: 10000ms}\npublish: {models: [interface, application]}\nlimits: {frame: 8388608}", "", ""},
 		{"live", services + "probe: {fall: 9}\nlog: {level: debug}\nprotection: {enabled: false}", "log.level probe.fall protection.enabled services", ""},
+		{"static", "inbound: {static: [{application: shop, port: 20880, services: [com.a.Foo]}]}", "inbound.static", ""},
 		{"restart", "address: 192.0.2.9\nlog: {format: json}\npublish: {models: [interface]}", "", "address log.format publish.models"},
 		{"both", services + "stateDir: /elsewhere", "services", "stateDir"},
 		{"lists", "addresses: {main: 192.0.2.9}\nregistries: [{url: '" + zk + "/other'}]", "", "addresses registries"},

@@ -32,7 +32,8 @@ type value struct {
 	live bool                   // SIGHUP changes it in a running agent
 }
 
-// settings are all of them but for the lists: addresses, registries, services.
+// settings are all of them but for the lists: addresses, registries, services,
+// inbound.static.
 func settings() []setting {
 	return []setting{
 		{"address", "address", "host that other hosts dial\n(default: address of the default route's interface)",
@@ -76,7 +77,7 @@ func settings() []setting {
 
 // later are names of CONTRACT §11 whose part this version does not have.
 var later = map[string]bool{
-	"inbound": true, "meshPorts": true,
+	"inbound.extra": true, "meshPorts": true,
 	"registries.configRoot": true, "registries.namespace": true, "registries.tls": true, "registries.weight": true,
 }
 

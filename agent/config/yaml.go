@@ -9,8 +9,11 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/meshferry/meshferry/registry"
 )
 
 const (
@@ -98,7 +101,7 @@ func (y yamlReader) mapping(n *yaml.Node, path string, depth int) {
 	}
 	leaf := map[string]setting{}
 	level := map[string]bool{}
-	all := []string{"addresses", "registries", "services"}
+	all := []string{"addresses", "registries", "services", "inbound.static"}
 	for _, s := range y.settings {
 		leaf[s.key] = s
 		all = append(all, s.key)
@@ -123,6 +126,8 @@ func (y yamlReader) mapping(n *yaml.Node, path string, depth int) {
 			y.items(v, full, y.registry)
 		case full == "services":
 			y.items(v, full, y.service)
+		case full == "inbound.static":
+			y.items(v, full, y.static)
 		case level[key]:
 			y.mapping(v, full, depth+1)
 		default:
@@ -263,6 +268,55 @@ func (y yamlReader) service(n *yaml.Node) {
 		return
 	}
 	y.c.Services = append(y.c.Services, s)
+}
+
+func (y yamlReader) static(n *yaml.Node) {
+	const path = "inbound.static"
+	s := Static{Protocol: "dubbo"}
+	y.pairs(n, path, func(key string, k, v *yaml.Node) {
+		full := join(path, key)
+		switch key {
+		case "application":
+			y.value(v, full, func(text string) error { s.Application = text; return checkApplication(text) })
+		case "protocol":
+			y.value(v, full, func(text string) (err error) { s.Protocol, err = choice("dubbo")(text); return err })
+		case "port":
+			y.value(v, full, func(text string) (err error) { s.Port, err = integer(1, 65535)(text); return err })
+		case "services":
+			list, _ := y.values(v, full)
+			for _, text := range list {
+				one, err := registry.ParseService(text)
+				if err == nil {
+					err = registry.CheckInterface(one.Interface)
+				}
+				if err != nil {
+					y.fail(y.place(v), "%s: %w", full, err)
+				}
+				s.Services = append(s.Services, one)
+			}
+		default:
+			y.unknown(k, full, []string{"application", "protocol", "port", "services"}, nil)
+		}
+	})
+	if s.Application == "" || s.Port == 0 {
+		y.fail(y.place(n), "%s: an entry needs application and port, where it really listens", path)
+		return
+	}
+	for _, other := range y.c.Static {
+		if other.Application == s.Application && other.Protocol == s.Protocol && other.Port == s.Port {
+			y.fail(y.place(n), "%s: %s at port %d is there twice", path, s.Application, s.Port)
+			return
+		}
+	}
+	y.where[path] = y.place(n)
+	y.c.Static = append(y.c.Static, s)
+}
+
+func checkApplication(name string) error {
+	if name == "" || len(name) > 128 || strings.ContainsFunc(name, unicode.IsControl) {
+		return fmt.Errorf("want the name of an application, 1 to 128 characters, not %.40q", name)
+	}
+	return nil
 }
 
 func resolve(n *yaml.Node) *yaml.Node {
