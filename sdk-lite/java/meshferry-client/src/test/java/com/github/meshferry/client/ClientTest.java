@@ -180,7 +180,7 @@ class ClientTest {
         agent.kill();
         UrlSet away = next(sets);
         assertEquals("[" + DIRECT + "] true true", away.providers() + " " + away.away() + " " + away.direct());
-        assertEquals(1, warnings.size(), warnings::toString);
+        eventually("a warning", () -> warnings.size() == 1);
         agent.start("b2");
         UrlSet back = next(sets);
         while (back.direct()) {

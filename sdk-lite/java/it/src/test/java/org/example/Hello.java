@@ -1,0 +1,5 @@
+package org.example;
+
+public interface Hello {
+    String hello(String name);
+}
