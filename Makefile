@@ -5,10 +5,10 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test lint demo bench fuzz clean
+.PHONY: help build quick test test-matrix lint demo bench fuzz clean
 
 help: ## what can be made
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the agent, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/meshferry
@@ -19,6 +19,9 @@ quick: ## the tests of daily work: no servers, no applications, under a minute
 
 test: lint ## all tests; installs and starts what they need (ZooKeeper, Java Dubbo, dubbo-go applications)
 	@set -e; for m in $(MODULES); do echo "== go test $$m"; (cd $$m && $(GO) test $(RACE) ./...); done
+
+test-matrix: ## every kind of Java and Go application with every other, thin and unmodified; UPDATE=1 writes docs/compatibility.md
+	$(GO) test ./demo/e2e -run '^TestMatrix$$' -count=1 -v -timeout 20m -matrix $(if $(UPDATE),-update)
 
 lint: ## gofmt, go vet and staticcheck
 	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }

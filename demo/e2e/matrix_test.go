@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/meshferry/meshferry/demo/e2e/javapeer"
+	"github.com/meshferry/meshferry/registry/zookeeper/zktest"
 )
 
 var wholeMatrix = flag.Bool("matrix", false, "TestMatrix: all of it, and compare it with docs/compatibility.md")
@@ -399,7 +400,7 @@ func (m *matrix) keep(table string) {
 	t.Helper()
 	file := filepath.Join("..", "..", "docs", "compatibility.md")
 	text := strings.NewReplacer("TABLE\n", table, "V27", string(javapeer.V27), "V32", string(javapeer.V32), "V33", string(javapeer.V33),
-		"VGO", moduleVersion(t, "dubbo.apache.org/dubbo-go/v3"), "VZK", "3.9.6").Replace(compatibility)
+		"VGO", moduleVersion(t, "dubbo.apache.org/dubbo-go/v3"), "VZK", zooKeeperVersion(t), "CALLS", strconv.Itoa(callsOfCell)).Replace(compatibility)
 	if *update {
 		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
 			t.Fatal(err)
@@ -427,5 +428,52 @@ func moduleVersion(t *testing.T, path string) string {
 	return ""
 }
 
+// zooKeeperVersion is that of the server's jar.
+func zooKeeperVersion(t *testing.T) string {
+	t.Helper()
+	dir, err := zktest.Install(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	jars, err := filepath.Glob(filepath.Join(dir, "zookeeper-[0-9]*.jar"))
+	if err != nil || len(jars) != 1 {
+		t.Fatalf("jars of ZooKeeper: %v, %v", jars, err)
+	}
+	return strings.TrimSuffix(strings.TrimPrefix(filepath.Base(jars[0]), "zookeeper-"), ".jar")
+}
+
 // compatibility is docs/compatibility.md.
-const compatibility = ``
+const compatibility = `# Who calls whom
+
+This page is written by a test with real processes on a real ZooKeeper: ` + "`make test-matrix`" + `.
+Every consumer calls every provider, each as a thin application (registry ` + "`mesh://`" + `, it knows only its agent) and as
+an unmodified one (registry ` + "`zookeeper://`" + `, it knows nothing of agents). Each pair makes CALLS calls in a row.
+
+| | version |
+|---|---|
+| Java 2.7 | Dubbo V27 |
+| Java 3.2 | Dubbo V32 |
+| Java 3.3 | Dubbo V33 |
+| dubbo-go | VGO |
+| ZooKeeper | VZK |
+
+In the cells: **h** answered over hessian2, **f** answered over fastjson2 (asked only where both sides have it), **×** no answer.
+
+TABLE
+
+What the test claims of every pair with a thin side: all calls are answered, over the serialization that the provider
+prefers. A thin provider is reached at its agent's inbound port only: provider and agent count the same calls, and only
+the agent has connections to the provider's own port. A thin consumer has connections to its own agent and to nothing else.
+
+The pairs without a thin side are there for comparison. Where they say ×, the consumer reads one level of the registry
+and the provider writes only the other; an agent on either side writes and reads both.
+
+Notes:
+
+- "Java 3.3 application-level" provides with ` + "`register-mode=instance`" + `, "FORCE_APPLICATION" consumes with
+  ` + "`service-discovery.migration=FORCE_APPLICATION`" + `. Thin, both settings may stay: the agent registers and looks up at both levels.
+- The unmodified dubbo-go provider registers at both levels, the thin one with its agent.
+- A JVM replaces loopback addresses that it reads in a registry, so hosts of this test that Java must dial are ports of the
+  machine's own address, not addresses of their own.
+- fastjson2 is in Java 3.2 and later only. A thin consumer is told the serializations that all providers of a service have.
+`
