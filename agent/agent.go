@@ -112,11 +112,15 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	if err != nil {
 		return nil, err
 	}
+	if err := a.workloads.SetStatic(statics(cfg.Static)); err != nil {
+		return nil, fmt.Errorf("inbound.static: %w", err)
+	}
 	if err := a.openRegistries(cfg); err != nil {
 		return nil, err
 	}
 	a.router = route.New(route.Options{
 		Sources: []route.Source{a.discovery},
+		Inbound: a.advertised(cfg),
 		Policy:  func(s registry.Service) string { return a.config.Load().LoadBalance(s) },
 		Log:     log.With("part", "route"),
 	})
@@ -402,6 +406,9 @@ func (a *Agent) project(ctx context.Context) error {
 				locals = append(locals, local)
 			}
 		}
+		for _, s := range view.Static {
+			locals = append(locals, staticLocals(s, a.config.Load().Address)...)
+		}
 		callers := make([]route.Caller, 0, len(view.Subscriptions))
 		wanted := make([]string, 0, len(view.Subscriptions))
 		for _, s := range view.Subscriptions {
@@ -411,6 +418,7 @@ func (a *Agent) project(ctx context.Context) error {
 			callers = append(callers, route.Caller{Application: s.URL.Param("application"), Service: s.Service, Protocol: s.Protocol, URL: s.URL, PID: max(s.Owner.PID, 0)})
 			wanted = append(wanted, s.Service.Interface)
 		}
+		wanted = append(wanted, besideAdopted(locals)...)
 		a.router.SetLocal(locals)
 		a.router.SetCallers(callers)
 		a.discovery.SetWanted(wanted)

@@ -26,6 +26,9 @@ func (a *Agent) Reload(next config.Config) {
 		}
 	}
 	a.workloads.SetProbe(workload.ProbeSettings(merged.Probe))
+	if err := a.workloads.SetStatic(statics(merged.Static)); err != nil {
+		a.log.Error("inbound.static not changed", "err", err)
+	}
 	a.discovery.SetProtection(protection(merged.Protection))
 	if slices.Contains(changed, "services") {
 		a.router.Refresh()

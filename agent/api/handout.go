@@ -247,3 +247,12 @@ func callbacks(urls []registry.URL) []string {
 	slices.Sort(keys)
 	return keys
 }
+
+// JavaReference is what an unmodified Java application can be told to call in the
+// place of a registry (dubbo.reference.<interface>.url). Group, version, time-out
+// and the rest stay those of its own reference.
+func JavaReference(outbound netip.AddrPort, iface string) string {
+	return registry.URL{
+		Protocol: "dubbo", Host: dialled(outbound.Addr(), javaClient), Port: int(outbound.Port()), Path: iface, Query: javaExtras,
+	}.String()
+}

@@ -96,6 +96,8 @@ func (s *Server) routes() *gin.Engine {
 	change.POST("/unpublish", s.unpublish)
 	change.POST("/subscribe", s.subscribe)
 	change.POST("/unsubscribe", s.unsubscribe)
+	change.POST("/static", s.static)
+	change.POST("/static/remove", s.removeStatic)
 	change.POST("/lease", s.lease)
 	change.PUT("/lease/:workload", s.renew)
 	return e

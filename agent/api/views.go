@@ -25,6 +25,7 @@ type Status struct {
 	Outbound   string           `json:"outbound"`
 	Registries []RegistryStatus `json:"registries"`
 	Workloads  []WorkloadStatus `json:"workloads"`
+	Static     []StaticStatus   `json:"static"`    // applications that register themselves
 	Protected  []SetStatus      `json:"protected"` // sets that are held although the registry says otherwise
 	Warnings   []string         `json:"warnings"`
 }
@@ -80,7 +81,7 @@ func (s *Server) status(c *gin.Context) {
 	st := Status{
 		Agent: s.o.Agent, Version: s.o.Version, State: "running", Uptime: age(now, s.started),
 		Address: s.o.Address, Outbound: s.o.Outbound.String(),
-		Registries: []RegistryStatus{}, Workloads: s.workloads(view), Protected: []SetStatus{}, Warnings: []string{},
+		Registries: []RegistryStatus{}, Workloads: s.workloads(view), Static: s.statics(view), Protected: []SetStatus{}, Warnings: []string{},
 	}
 	if s.o.Draining() {
 		st.State = "stopping"

@@ -253,7 +253,7 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 			}
 			d.place(&c, frame)
 		}
-	case d.dir.outbound:
+	case d.dir.outbound || snap.Adopts():
 		d.await(c, bytes.Clone(frame), string(front.Path))
 	default:
 		c.refuse(noService(&front, nil))
@@ -365,12 +365,14 @@ func (d *downstream) count() {
 }
 
 // await parks a call for a service that nobody has asked for before, until the
-// registries have answered, at most a second. The reader goes on meanwhile.
-func (d *downstream) await(c call, frame []byte, iface string) {
+// registries have answered, at most a second. The reader goes on meanwhile. On the
+// inbound side the service may be one that a local application has registered
+// itself.
+func (d *downstream) await(c call, frame []byte, path string) {
 	select {
 	case d.p.awaits <- struct{}{}:
 	default:
-		c.refuse(refusal{reason: route.Limit, text: "too many calls wait for services to be discovered; " + iface + " is not known yet"})
+		c.refuse(refusal{reason: route.Limit, text: "too many calls wait for services to be discovered; " + path + " is not known yet"})
 		return
 	}
 	if c.inFlight = !c.oneway; c.inFlight {
@@ -378,11 +380,22 @@ func (d *downstream) await(c call, frame []byte, iface string) {
 	}
 	d.p.workers.Go(func() {
 		defer func() { <-d.p.awaits }()
-		d.p.o.Router.Await(d.p.ctx, iface)
 		var front dubbo.Front
 		if err := dubbo.ParseFront(c.serialization, frame[dubbo.HeaderSize:], &front); err != nil {
 			c.refuse(refusal{reason: route.NoRoute, text: err.Error()})
 			return
+		}
+		var a dubbo.Attachments
+		if d.dir.outbound {
+			d.p.o.Router.Await(d.p.ctx, path)
+		} else {
+			iface := path // Java names the interface there, dubbo-go the path
+			if dubbo.FindAttachments(c.serialization, frame[dubbo.HeaderSize:], &front, &a) == nil {
+				if name, ok := a.Lookup("interface"); ok {
+					iface = string(name)
+				}
+			}
+			d.p.o.Router.AwaitLocal(d.p.ctx, iface, front.Path, front.Version)
 		}
 		table := d.dir.table(d.p.o.Router.Snapshot())
 		host := table.Lookup(front.Path, front.Version)
@@ -390,7 +403,6 @@ func (d *downstream) await(c call, frame []byte, iface string) {
 			c.refuse(noService(&front, nil))
 			return
 		}
-		var a dubbo.Attachments
 		if d.choose(table, host, &front, &c, frame, &a) && c.pick() {
 			c.cluster.Stats.Request(1)
 			c.send(frame)

@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"fmt"
+	"net"
+	"slices"
+
+	"github.com/meshferry/meshferry/agent/config"
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/agent/workload"
+	"github.com/meshferry/meshferry/registry"
+)
+
+// statics are the applications that the configuration names.
+func statics(list []config.Static) []workload.Static {
+	all := make([]workload.Static, len(list))
+	for i, s := range list {
+		all[i] = workload.Static{Application: s.Application, Protocol: s.Protocol, Port: s.Port, Services: s.Services}
+	}
+	return all
+}
+
+// advertised are the addresses at which registries list the inbound listener.
+func (a *Agent) advertised(cfg config.Config) []string {
+	list := []string{net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound))}
+	for _, host := range cfg.Addresses {
+		list = append(list, net.JoinHostPort(host, fmt.Sprint(a.inbound)))
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// staticLocals are the services of an application that registers itself. Without a
+// list the router adopts what it has registered. It is dialled whatever its probe
+// says: callers read in the registry that it is there, before a probe can, and
+// nothing is advertised for it here that could be wrong.
+func staticLocals(s workload.Static, host string) []route.Local {
+	l := route.Local{Address: s.Address, Application: s.Application, Workload: "static/" + s.Application, Protocol: s.Protocol, Readonly: !s.Live}
+	if len(s.Services) == 0 {
+		return []route.Local{l}
+	}
+	var list []route.Local
+	for _, service := range s.Services {
+		one := l
+		one.Service, one.Path = service, service.Interface
+		one.URL = registry.URL{Protocol: s.Protocol, Host: host, Port: s.Port, Path: service.Interface}.With("application", s.Application)
+		for _, p := range [][2]string{{"group", service.Group}, {"interface", service.Interface}, {"version", service.Version}} {
+			if p[1] != "" {
+				one.URL = one.URL.With(p[0], p[1])
+			}
+		}
+		list = append(list, one)
+	}
+	return list
+}
+
+// besideAdopted are the interfaces that must be followed so that their calls are
+// told apart: an application that registers itself may offer other groups of what
+// others here offer.
+func besideAdopted(locals []route.Local) (interfaces []string) {
+	if !slices.ContainsFunc(locals, route.Local.Adopts) {
+		return nil
+	}
+	for _, l := range locals {
+		if !l.Adopts() {
+			interfaces = append(interfaces, l.Service.Interface)
+		}
+	}
+	return interfaces
+}
