@@ -155,6 +155,7 @@ func TestDiskFails(t *testing.T) {
 		dir, log := filepath.Join(t.TempDir(), "state"), &logged{}
 		s, _ := start(t, Options{Dir: dir, Log: log.logger(), Dial: newFakeHost().dial})
 		publish(t, s, Publication{URL: providerURL(t, 1, "")})
+		synctest.Wait() // the first probe is saved too
 		if err := os.RemoveAll(dir); err != nil {
 			t.Fatal(err)
 		}
