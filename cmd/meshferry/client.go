@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -86,11 +87,25 @@ func (c *client) get(cmd *cobra.Command, f format, path string, query url.Values
 	if len(query) > 0 {
 		path += "?" + query.Encode()
 	}
+	return c.ask(cmd, f, http.MethodGet, path, nil, v)
+}
+
+// post sends a body to the control API and decodes the answer into v.
+func (c *client) post(cmd *cobra.Command, path string, body, v any) error {
+	text, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	_, err = c.ask(cmd, formatText, http.MethodPost, path, text, v)
+	return err
+}
+
+func (c *client) ask(cmd *cobra.Command, f format, method, path string, sent []byte, v any) (printed bool, err error) {
 	ctx, cancel := context.WithTimeout(cmd.Context(), answerTimeout)
 	defer cancel()
 	var away awayError
 	for _, p := range c.places(os.Getuid(), os.Getenv, os.Environ()) {
-		body, err := p.get(ctx, path)
+		body, err := p.ask(ctx, method, path, sent)
 		var dial *net.OpError
 		if errors.As(err, &dial) && dial.Op == "dial" {
 			away.tried = append(away.tried, fmt.Errorf("%s: %w", p, reason(dial)))
@@ -119,7 +134,7 @@ func reason(err error) error {
 	return err
 }
 
-func (p place) get(ctx context.Context, path string) ([]byte, error) {
+func (p place) ask(ctx context.Context, method, path string, sent []byte) ([]byte, error) {
 	var d net.Dialer
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -131,9 +146,12 @@ func (p place) get(ctx context.Context, path string) ([]byte, error) {
 	if p.network == "unix" {
 		host = "localhost"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+host+path, nil)
+	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, bytes.NewReader(sent))
 	if err != nil {
 		return nil, err
+	}
+	if sent != nil {
+		req.Header.Set("Content-Type", "application/json")
 	}
 	resp, err := transport.RoundTrip(req)
 	var dial *net.OpError

@@ -48,6 +48,7 @@ type status struct {
 		Publications         []publication
 		Subscriptions        []struct{ Service, State, Mode, Reason string }
 	}
+	Static    []staticApplication
 	Protected []struct {
 		Interface, Reason string
 		Providers         int
@@ -78,6 +79,7 @@ func (s status) print(p *printer) {
 		rows = append(rows, []string{w.Workload, w.Lease, w.TTL, strconv.Itoa(len(w.Publications)), strconv.Itoa(len(w.Subscriptions))})
 	}
 	p.list("No local application has published or subscribed.", []string{"WORKLOAD", "LEASE", "TTL", "PUBLICATIONS", "SUBSCRIPTIONS"}, rows)
+	p.section([]string{"REGISTERS ITSELF", "PORT", "STATE", "SERVICES", "FROM", "WHY"}, s.static())
 	p.section([]string{"NOT PUBLISHED", "PORT", "REGISTRY", "WHY"}, pending)
 	p.section([]string{"CALLED", "STATE", "MODE", "WORKLOAD", "REASON"}, troubled)
 	rows = nil
@@ -97,6 +99,25 @@ func short(s string) string {
 		return s
 	}
 	return s[:most-1] + "…"
+}
+
+// staticApplication registers itself at the agent's address.
+type staticApplication struct {
+	Application, From, State, Reason string
+
+	Port     int
+	Services []string
+}
+
+func (s status) static() (rows [][]string) {
+	for _, one := range s.Static {
+		why := ""
+		if one.State != "serving" {
+			why = publication{Port: one.Port}.why(one.Reason, "")
+		}
+		rows = append(rows, []string{one.Application, port(one.Port), one.State, strconv.Itoa(len(one.Services)), one.From, why})
+	}
+	return rows
 }
 
 // section is a table after an empty line, or nothing when it would be empty.
