@@ -73,12 +73,15 @@ public final class Client implements AutoCloseable {
         workload = options.workload != null ? options.workload : plain(options.application) + "/" + UUID.randomUUID();
         loop = new Loop("meshferry-" + options.host + ":" + options.port, options.log);
         link = new Link(loop, options, workload);
+        // What a listener does is the application's: Dubbo makes threads there, and these must find its classes.
+        ClassLoader classes = Thread.currentThread().getContextClassLoader();
         courier = new ThreadPoolExecutor(1, 1, 5, TimeUnit.SECONDS, new LinkedBlockingQueue<>(), task -> {
             Thread t = new Thread(() -> {
                 inListener.set(true);
                 task.run();
             }, "meshferry-notify");
             t.setDaemon(true);
+            t.setContextClassLoader(classes);
             return t;
         });
         courier.allowCoreThreadTimeOut(true);
