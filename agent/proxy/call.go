@@ -53,11 +53,11 @@ func (c *call) again(r refusal) {
 		c.refuse(refusal{reason: route.Abandoned, text: errCallerGone.Error(), notExecuted: true})
 		return
 	}
-	if c.down.dir.outbound && !r.redial {
+	if c.down.dir.outbound && !r.redial && r.reason != route.Limit {
 		p.o.Refused(c.cluster.Service.Interface, c.endpoint.Peer.Addr)
 	}
 	redial := r.redial && c.redials == 0
-	if len(c.retained) == 0 || c.oneway || int(c.tries) >= len(c.tried) && !redial || p.stopping.Load() || !p.budget.take() {
+	if len(c.retained) == 0 || c.oneway || int(c.tries) >= len(c.tried) && !redial || p.stopping.Load() {
 		c.refuse(r)
 		return
 	}
@@ -68,7 +68,7 @@ func (c *call) again(r refusal) {
 		c.tries++
 	}
 	endpoint := c.cluster.Pick(c.tried[:c.tries])
-	if endpoint == nil {
+	if endpoint == nil || !p.budget.take() {
 		c.refuse(r)
 		return
 	}

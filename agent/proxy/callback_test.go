@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"net"
 	"testing"
+	"time"
 
 	"github.com/meshferry/meshferry/agent/proxy/dubbo"
 )
@@ -33,7 +34,16 @@ func TestCallbacksAboveTheLimit(t *testing.T) {
 	a.provide(t, foo, p.addr()+"?echo.0.callback=true")
 	c := dial(t, a.outbound)
 	c.write(req{id: 1, iface: foo}.frame(t))
-	if h := <-answers; h.Status != dubbo.StatusServerError {
+	answer := func() dubbo.Header {
+		select {
+		case h := <-answers:
+			return h
+		case <-time.After(patience):
+			t.Fatal("the provider got no answer")
+			panic("not reached")
+		}
+	}
+	if h := answer(); h.Status != dubbo.StatusServerError {
 		t.Errorf("callback above the limit answered with %+v", h)
 	}
 	for range 2 {
@@ -46,7 +56,7 @@ func TestCallbacksAboveTheLimit(t *testing.T) {
 			t.Errorf("call answered with %+v", h)
 		}
 	}
-	if h := <-answers; h.ID != 4711 || h.Status != dubbo.StatusServerError {
+	if h := answer(); h.ID != 4711 || h.Status != dubbo.StatusServerError {
 		t.Errorf("callback whose answer is above the limit answered with %+v", h)
 	}
 	if n := a.Counters().InFlight["outbound"]; n != 0 {

@@ -14,6 +14,8 @@ const (
 	writeTimeout = 30 * time.Second
 	// slowPiece is how much of it a peer must take in that time.
 	slowPiece = 64 << 10
+	// ownBytes may wait above the limit of a queue.
+	ownBytes = 1 << 20
 )
 
 // conn is the writing half that both sides share. Frames are appended to buf
@@ -35,9 +37,12 @@ type conn struct {
 	spare   []byte // the buffer written last, for reuse
 	writing bool   // somebody writes, or will once the connection is up
 	closed  bool
+	out     int    // bytes that are being written
+	counted int    // of out and buf, in memory
 	handed  uint64 // bytes given to the kernel, or about to be
 	queued  uint64 // bytes ever appended
-	limit   int    // of len(buf)
+	limit   int    // of out and buf together
+	memory  *memory
 }
 
 // attach gives a connection to write to. Until then everything is queued.
@@ -57,21 +62,39 @@ func (c *conn) attach(nc net.Conn) {
 	}
 }
 
-// full tells whether n more bytes would pass the queue's bound. One frame
-// always fits into an empty queue. mu is held.
-func (c *conn) full(n int) bool { return len(c.buf) > 0 && len(c.buf)+n > c.limit }
+// full tells whether n more bytes would pass a bound: the queue's, or, for what
+// is above freeBytes, that of all queues together. One frame always fits into an
+// empty queue while there is memory. mu is held.
+func (c *conn) full(n int) bool {
+	held := c.out + len(c.buf)
+	if held+n <= freeBytes {
+		return false
+	}
+	return held > 0 && held+n > c.limit || c.memory.short(n)
+}
+
+// overflows is full for a small frame of our own, as a refusal or the reply to a
+// heartbeat: it may stand behind a full queue. mu is held.
+func (c *conn) overflows(n int) bool {
+	held := c.out + len(c.buf)
+	return held > 0 && held+n > c.limit+ownBytes
+}
 
 // put appends a frame. mu is held.
 func (c *conn) put(frame []byte) {
 	c.buf = append(c.buf, frame...)
 	c.queued += uint64(len(frame))
+	c.count()
 }
 
-// send appends a frame and writes. False: the connection is closed, or the queue
-// is full, which closes it.
+// count keeps memory informed. mu is held.
+func (c *conn) count() { c.counted = c.memory.settle(c.counted, c.out+len(c.buf)) }
+
+// send appends a frame of our own and writes. False: the connection is closed, or
+// the queue overflows, which closes it.
 func (c *conn) send(frame []byte) bool {
 	c.mu.Lock()
-	if c.closed || c.full(len(frame)) {
+	if c.closed || c.overflows(len(frame)) {
 		full := !c.closed
 		c.mu.Unlock()
 		if full {
@@ -89,8 +112,14 @@ func (c *conn) send(frame []byte) bool {
 func (c *conn) close() {
 	c.mu.Lock()
 	c.closed = true
-	c.buf, c.spare = nil, nil
+	c.drop()
 	c.mu.Unlock()
+}
+
+// drop forgets what is queued. mu is held.
+func (c *conn) drop() {
+	c.buf, c.spare, c.out = nil, nil, 0
+	c.count()
 }
 
 // flush writes what is queued, unless somebody is at it.
@@ -110,7 +139,9 @@ func (c *conn) take(done []byte) []byte {
 	if done != nil && cap(done) <= maxKept {
 		c.spare = done[:0]
 	}
+	c.out = 0
 	if len(c.buf) == 0 || c.closed {
+		c.count()
 		c.writing = false
 		c.mu.Unlock()
 		return nil
@@ -118,6 +149,8 @@ func (c *conn) take(done []byte) []byte {
 	out := c.buf
 	c.buf, c.spare = c.spare, nil
 	c.handed += uint64(len(out))
+	c.out = len(out)
+	c.count()
 	c.mu.Unlock()
 	return out
 }

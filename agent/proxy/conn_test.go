@@ -25,7 +25,7 @@ func pair(t testing.TB, stall time.Duration) (*conn, net.Conn) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { nc.Close(); peer.Close() })
-	c := &conn{limit: 64 << 20}
+	c := &conn{limit: 64 << 20, memory: &memory{limit: 1 << 30}}
 	c.attach(nc)
 	c.stall = stall
 	return c, peer

@@ -56,7 +56,7 @@ func (p *Proxy) serve(nc net.Conn, dir *direction) {
 	d := &downstream{p: p, dir: dir}
 	dir.open.Add(1)
 	d.lane = dir.served.Add(1)
-	d.limit = p.o.QueueBytes
+	d.limit, d.memory = p.o.QueueBytes, &p.memory
 	d.serialization.Store(uint32(dubbo.Hessian2))
 	d.lastRead.Store(int64(p.now()))
 	d.attach(nc)
@@ -141,7 +141,8 @@ const (
 )
 
 func (d *downstream) read() error {
-	r := reader{nc: d.nc, maxBody: d.p.o.MaxBody}
+	r := reader{nc: d.nc, maxBody: d.p.o.MaxBody, memory: d.memory}
+	defer r.release()
 	for {
 		if err := r.fill(); err != nil {
 			return err
@@ -209,7 +210,7 @@ func (d *downstream) frame(snap *route.Snapshot, now time.Duration, h dubbo.Head
 
 // tooLarge answers a request, or ends a callback, whose frame is thrown away.
 func (d *downstream) tooLarge(h dubbo.Header) {
-	text := tooLargeText(h, d.p.o.MaxBody)
+	text := d.p.tooLargeText(h)
 	switch {
 	case h.IsEvent():
 	case h.IsRequest():
@@ -254,7 +255,7 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 			d.place(&c, frame)
 		}
 	case d.dir.outbound || snap.Adopts():
-		d.await(c, bytes.Clone(frame), string(front.Path))
+		d.await(c, frame, string(front.Path))
 	default:
 		c.refuse(noService(&front, nil))
 	}
@@ -369,17 +370,26 @@ func (d *downstream) count() {
 // inbound side the service may be one that a local application has registered
 // itself.
 func (d *downstream) await(c call, frame []byte, path string) {
+	refuse := func() {
+		c.refuse(refusal{reason: route.Limit, text: "too many calls wait for services to be discovered; " + path + " is not known yet"})
+	}
+	if len(frame) > freeBytes && d.memory.short(len(frame)) {
+		refuse()
+		return
+	}
 	select {
 	case d.p.awaits <- struct{}{}:
 	default:
-		c.refuse(refusal{reason: route.Limit, text: "too many calls wait for services to be discovered; " + path + " is not known yet"})
+		refuse()
 		return
 	}
+	frame = bytes.Clone(frame)
+	counted := d.memory.settle(0, len(frame))
 	if c.inFlight = !c.oneway; c.inFlight {
 		d.calls.Add(1)
 	}
 	d.p.workers.Go(func() {
-		defer func() { <-d.p.awaits }()
+		defer func() { d.memory.settle(counted, 0); <-d.p.awaits }()
 		var front dubbo.Front
 		if err := dubbo.ParseFront(c.serialization, frame[dubbo.HeaderSize:], &front); err != nil {
 			c.refuse(refusal{reason: route.NoRoute, text: err.Error()})

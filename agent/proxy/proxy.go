@@ -56,7 +56,8 @@ type Options struct {
 	MaxBody             int           // bytes of one frame's body, 8 MiB (Dubbo's default payload)
 	MaxDownstream       int           // connections on each listener, 10 000
 	MaxInFlight         int           // calls on one upstream connection, 16 384
-	QueueBytes          int           // waiting for one connection, 16 MiB
+	QueueBytes          int           // waiting for one connection, 128 MiB: bursts of large calls must pass
+	MemoryBytes         int           // waiting in all queues and buffers, what is above 64 KiB in each, 512 MiB
 	UpstreamConnections int           // to one endpoint, 2
 	DialTimeout         time.Duration // 3 s
 	Heartbeat           time.Duration // idle time after which an upstream is asked for a sign of life, 30 s
@@ -71,7 +72,8 @@ func (o Options) withDefaults() Options {
 	def(&o.MaxBody, 8<<20)
 	def(&o.MaxDownstream, 10_000)
 	def(&o.MaxInFlight, 16_384)
-	def(&o.QueueBytes, 16<<20)
+	def(&o.QueueBytes, 128<<20)
+	def(&o.MemoryBytes, 512<<20)
 	def(&o.UpstreamConnections, 2)
 	if o.DialTimeout <= 0 {
 		o.DialTimeout = 3 * time.Second
@@ -109,6 +111,7 @@ type Proxy struct {
 	draining atomic.Bool // of the inbound side
 	stopping atomic.Bool
 	budget   budget
+	memory   memory
 	counters counters
 
 	mu          sync.Mutex
@@ -132,6 +135,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	p := &Proxy{o: o.withDefaults(), epoch: time.Now(), downstreams: map[*downstream]struct{}{}, upstreams: map[*upstream]struct{}{}, awaits: make(chan struct{}, maxAwaits)}
 	p.log = p.o.Log
+	p.memory.limit = int64(p.o.MemoryBytes)
 	p.out = direction{name: "outbound", outbound: true, table: func(s *route.Snapshot) *route.Table { return &s.Outbound }}
 	p.in = direction{name: "inbound", table: func(s *route.Snapshot) *route.Table { return &s.Inbound }}
 	p.ctx, p.stop = context.WithCancel(context.Background())

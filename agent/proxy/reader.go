@@ -12,6 +12,8 @@ import (
 type reader struct {
 	nc      net.Conn
 	maxBody int
+	memory  *memory
+	counted int // of buf, in memory
 	buf     []byte
 	r, w    int // buf[r:w] is unread
 	skip    int // bytes of a frame that is too large, still to be thrown away
@@ -30,7 +32,7 @@ func (r *reader) fill() error {
 	case r.w == size: // doubled as bytes come, so that a header alone claims no memory
 		r.grow(max(2*size, min(r.need, maxRead)))
 	case size > maxRead && r.w == 0:
-		r.buf = make([]byte, maxRead)
+		r.grow(maxRead)
 	}
 	n, err := r.nc.Read(r.buf[r.w:])
 	r.w += n
@@ -41,6 +43,7 @@ func (r *reader) fill() error {
 }
 
 func (r *reader) grow(n int) {
+	r.counted = r.memory.settle(r.counted, n)
 	b := make([]byte, n)
 	copy(b, r.buf[:r.w])
 	r.buf = b
@@ -58,6 +61,9 @@ func (r *reader) next() (dubbo.Header, []byte, error) {
 		return h, nil, err
 	}
 	if !complete {
+		if n > len(r.buf) && n > freeBytes && r.memory.short(n) {
+			return h, nil, dubbo.ErrTooLarge
+		}
 		r.need = n
 		return h, nil, nil
 	}
@@ -66,6 +72,9 @@ func (r *reader) next() (dubbo.Header, []byte, error) {
 	r.need = 0
 	return h, frame, nil
 }
+
+// release gives back what memory counts.
+func (r *reader) release() { r.memory.settle(r.counted, 0) }
 
 // discard skips the frame of h, whose body is above the bound.
 func (r *reader) discard(h dubbo.Header) { r.skip = dubbo.HeaderSize + int(h.BodyLen) }

@@ -42,8 +42,9 @@ type upstream struct {
 	slots    []slot
 	free     []uint32 // numbers of free slots
 	busy     int
-	retained int  // bytes of frames in slots
-	up       bool // connected
+	retained int   // bytes of frames in slots
+	large    int64 // of those in frames above freeBytes, counted in memory
+	up       bool  // connected
 	lastRead time.Duration
 	lastUsed time.Duration
 	asked    bool // a heartbeat was sent and nothing came since
@@ -67,15 +68,14 @@ type reply struct {
 }
 
 const (
-	maxRetained      = 64 << 20 // bytes of frames kept for another try, for each upstream
-	maxRetainedFrame = 64 << 10 // a larger buffer is not kept with its slot
-	firstLook        = 200 * time.Millisecond
+	maxRetained = 64 << 20 // bytes of frames kept for another try, for each upstream
+	firstLook   = 200 * time.Millisecond
 )
 
 // connect begins a connection and returns at once; frames may be queued already.
 func (p *Proxy) connect(peer *route.Peer, owner *downstream) *upstream {
 	u := &upstream{p: p, peer: peer, owner: owner}
-	u.limit = p.o.QueueBytes
+	u.limit, u.memory = p.o.QueueBytes, &p.memory
 	u.writing = true // until there is something to write to
 	u.lastRead = p.now()
 	u.lastUsed = u.lastRead
@@ -163,7 +163,8 @@ func (u *upstream) start(list []request, now time.Duration) {
 			r.retained = r.frame
 			r.again(refusal{reason: route.Lost, text: "connection to " + u.peer.Addr + " has ended", notExecuted: true, redial: true})
 		} else {
-			r.refuse(refusal{reason: route.Limit, text: "too much is waiting for " + u.peer.Addr, notExecuted: true})
+			r.retained = r.frame
+			r.again(refusal{reason: route.Limit, text: "too much is waiting for " + u.peer.Addr, notExecuted: true})
 		}
 	}
 }
@@ -197,9 +198,9 @@ func (u *upstream) enqueue(r *request, now time.Duration) {
 	s.busy = true
 	s.begin = begin
 	s.retained = keep
-	if u.retained+len(r.frame) <= maxRetained {
+	if size := len(r.frame); u.retained+size <= maxRetained && (size <= freeBytes || !u.memory.short(size)) {
 		s.retained = append(keep, r.frame...)
-		u.retained += len(r.frame)
+		u.retain(size)
 	}
 	s.look = now + firstLook
 	u.busy++
@@ -216,6 +217,15 @@ const (
 	useMask  = 1<<30 - 1
 )
 
+// retain counts bytes of a frame in a slot. mu is held.
+func (u *upstream) retain(n int) {
+	u.retained += n
+	if n > freeBytes || n < -freeBytes {
+		u.large += int64(n)
+		u.memory.used.Add(int64(n))
+	}
+}
+
 // release frees the slot of an id and gives its call; false if nobody waits for
 // it. mu is held. The retained frame stays with the slot unless keep is set.
 func (u *upstream) release(id uint64, keep bool) (call, bool) {
@@ -228,7 +238,7 @@ func (u *upstream) release(id uint64, keep bool) (call, bool) {
 		return call{}, false
 	}
 	c := s.call
-	u.retained -= len(s.retained)
+	u.retain(-len(s.retained))
 	buf := s.retained
 	s.call = call{}
 	s.busy = false
@@ -238,14 +248,15 @@ func (u *upstream) release(id uint64, keep bool) (call, bool) {
 		return c, true
 	}
 	c.retained = nil
-	if cap(buf) <= maxRetainedFrame {
+	if cap(buf) <= freeBytes { // a larger one is not kept with its slot
 		s.retained = buf[:0]
 	}
 	return c, true
 }
 
 func (u *upstream) read() error {
-	r := reader{nc: u.nc, maxBody: u.p.o.MaxBody}
+	r := reader{nc: u.nc, maxBody: u.p.o.MaxBody, memory: u.memory}
+	defer r.release()
 	for {
 		if err := r.fill(); err != nil {
 			return err
@@ -343,24 +354,29 @@ func (u *upstream) deliver() {
 }
 
 // take queues replies. True: the caller of take has to flush; otherwise somebody
-// who queued before does, or nobody reads any more.
+// who queued before does, or nobody reads any more. A reply that does not fit is
+// replaced by a refusal.
 func (d *downstream) take(replies []reply) bool {
-	defer d.calls.Add(-int64(len(replies))) // finish counts on it: queued, then counted
+	answered := len(replies)
+	var left []call
 	d.mu.Lock()
-	if d.closed {
-		d.mu.Unlock()
-		return false
-	}
 	first := len(d.buf) == 0
 	for i := range replies {
-		if d.full(len(replies[i].frame)) {
-			d.mu.Unlock()
-			d.abort()
-			return false
+		switch r := &replies[i]; {
+		case d.closed:
+		case d.full(len(r.frame)):
+			left = append(left, r.call)
+			answered--
+		default:
+			d.put(r.frame)
 		}
-		d.put(replies[i].frame)
 	}
+	first = first && len(d.buf) > 0
 	d.mu.Unlock()
+	d.calls.Add(-int64(answered)) // finish counts on it: queued, then counted
+	for i := range left {
+		left[i].refuse(refusal{reason: route.Limit, text: "too many answers wait for the caller"})
+	}
 	return first
 }
 
@@ -389,7 +405,7 @@ func (t *tally) flush() {
 // tooLarge ends the call that a response above the bound belongs to, or answers a
 // callback.
 func (u *upstream) tooLarge(h dubbo.Header) {
-	text := tooLargeText(h, u.p.o.MaxBody)
+	text := u.p.tooLargeText(h)
 	switch {
 	case h.IsEvent():
 	case h.IsRequest():
@@ -407,8 +423,12 @@ func (u *upstream) tooLarge(h dubbo.Header) {
 	}
 }
 
-func tooLargeText(h dubbo.Header, limit int) string {
-	return "a body of " + strconv.FormatUint(uint64(h.BodyLen), 10) + " bytes is above the limit of " + strconv.Itoa(limit)
+func (p *Proxy) tooLargeText(h dubbo.Header) string {
+	text := "a body of " + strconv.FormatUint(uint64(h.BodyLen), 10) + " bytes is above the limit of " + strconv.Itoa(p.o.MaxBody)
+	if int64(h.BodyLen) <= int64(p.o.MaxBody) {
+		text = "no memory is left for a body of " + strconv.FormatUint(uint64(h.BodyLen), 10) + " bytes"
+	}
+	return text
 }
 
 func (u *upstream) event(h dubbo.Header, frame []byte) {
@@ -542,7 +562,9 @@ func (u *upstream) endLocked(why error) {
 			lost = append(lost, s.call)
 		}
 	}
-	u.slots, u.free, u.buf, u.spare = nil, nil, nil, nil
+	u.slots, u.free = nil, nil
+	u.p.memory.used.Add(-u.large)
+	u.drop()
 	u.mu.Unlock()
 	u.abort()
 	u.p.mu.Lock()
