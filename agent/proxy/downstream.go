@@ -33,7 +33,7 @@ type downstream struct {
 
 	application   atomic.Pointer[string] // of the caller, once looked for (CONTRACT §8)
 	lastRead      atomic.Int64           // p.now() of the last bytes
-	partial       atomic.Bool            // a frame has begun and not ended
+	begun         atomic.Int64           // p.now() at which a frame began that has not ended; 0: there is none
 	serialization atomic.Uint32
 	calls         atomic.Int64 // not yet answered
 
@@ -130,7 +130,9 @@ func (d *downstream) sayReadonly() {
 
 func (d *downstream) checkIdle(now time.Duration) {
 	quiet := now - time.Duration(d.lastRead.Load())
-	if quiet > frameTimeout && d.partial.Load() || quiet > idleDownstream && d.calls.Load() == 0 {
+	begun := time.Duration(d.begun.Load())
+	late := begun > 0 && now-begun > frameTimeout // however many bytes came since
+	if late || quiet > idleDownstream && d.calls.Load() == 0 {
 		d.abort()
 	}
 }
@@ -150,6 +152,7 @@ func (d *downstream) read() error {
 		now := d.p.now()
 		d.lastRead.Store(int64(now))
 		snap := d.p.o.Router.Snapshot()
+		cut := false
 		for {
 			h, frame, err := r.next()
 			if errors.Is(err, dubbo.ErrTooLarge) {
@@ -165,8 +168,14 @@ func (d *downstream) read() error {
 				break
 			}
 			d.frame(snap, now, h, frame)
+			cut = true
 		}
-		d.partial.Store(len(r.bytes()) > 0 || r.skip > 0)
+		switch rest := len(r.bytes()) > 0 || r.skip > 0; {
+		case !rest:
+			d.begun.Store(0)
+		case cut || d.begun.Load() == 0:
+			d.begun.Store(int64(now))
+		}
 		d.dispatch(now)
 	}
 }

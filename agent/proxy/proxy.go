@@ -326,7 +326,7 @@ func (p *Proxy) janitor(ctx context.Context) {
 
 const (
 	janitorInterval = 5 * time.Second
-	frameTimeout    = 30 * time.Second // from the first byte of a frame to its last
+	frameTimeout    = time.Minute      // from the first byte of a frame to its last
 	idleDownstream  = 10 * time.Minute // SDKs send a heartbeat every 30 s or 60 s
 	idleUpstream    = 5 * time.Minute
 	idleUnused      = 30 * time.Second // the same for a peer that no route names any more
