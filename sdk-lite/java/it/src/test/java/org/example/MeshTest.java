@@ -88,7 +88,7 @@ class MeshTest {
         }
 
         String url() {
-            return "mesh://127.0.0.1:" + control;
+            return "mesh://127.0.0.1:" + control + "?register-mode=interface";
         }
 
         /** Null: no good answer. */

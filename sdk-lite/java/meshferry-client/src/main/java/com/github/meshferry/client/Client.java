@@ -7,15 +7,14 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.TreeSet;
-import java.util.UUID;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.LinkedBlockingQueue;
 import java.util.concurrent.RejectedExecutionException;
+import java.util.concurrent.ThreadLocalRandom;
 import java.util.concurrent.ThreadPoolExecutor;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
-import java.util.function.Consumer;
 
 /**
  * The client of the control API of a Meshferry agent, for one workload. It keeps the wishes of the application (what it
@@ -70,7 +69,7 @@ public final class Client implements AutoCloseable {
 
     private Client(Options options) throws IOException {
         this.options = options;
-        workload = options.workload != null ? options.workload : plain(options.application) + "/" + UUID.randomUUID();
+        workload = options.workload != null ? options.workload : plain(options.application) + "/" + random();
         loop = new Loop("meshferry-" + options.host + ":" + options.port, options.log);
         link = new Link(loop, options, workload);
         // What a listener does is the application's: Dubbo makes threads there, and these must find its classes.
@@ -101,6 +100,11 @@ public final class Client implements AutoCloseable {
     private static String plain(String application) {
         String plain = application.replaceAll("[^A-Za-z0-9._:@/-]", "-");
         return plain.substring(0, Math.min(plain.length(), 90));
+    }
+
+    /** Nothing secret, only new with every start: a secure one costs a start much more. */
+    private static String random() {
+        return Long.toHexString(System.currentTimeMillis()) + "-" + Long.toHexString(ThreadLocalRandom.current().nextLong());
     }
 
     /** The name under which the agent knows this process. */
@@ -153,7 +157,7 @@ public final class Client implements AutoCloseable {
      * is empty until one answers or, a second later, direct providers are taken from disk. The listener may be null; it
      * is called from another thread with every set of which something is known, see {@link Subscription#tell}.
      */
-    public Subscription subscribe(com.github.meshferry.client.Consumer c, Consumer<UrlSet> listener) throws Refusal, InterruptedException {
+    public Subscription subscribe(Consumer c, Listener listener) throws Refusal, InterruptedException {
         String identity = c.identity();
         Topic topic;
         Subscription s;
@@ -175,7 +179,7 @@ public final class Client implements AutoCloseable {
         return s;
     }
 
-    private Topic open(String identity, com.github.meshferry.client.Consumer c) {
+    private Topic open(String identity, Consumer c) {
         Store store = new Store(options.directory, options.application, identity);
         Answer kept = Answer.NONE;
         try {
@@ -185,7 +189,9 @@ public final class Client implements AutoCloseable {
         }
         Topic topic = new Topic(this, identity, c, store, kept);
         topics.put(identity, topic);
-        loop.execute(topic::drive);
+        if (!loop.execute(topic::drive)) {
+            topic.asked.complete(null); // closed
+        }
         return topic;
     }
 

@@ -1,6 +1,7 @@
 package com.github.meshferry.client;
 
 import java.util.concurrent.CompletableFuture;
+import java.util.function.BiConsumer;
 
 /** The wish to have a publication, or to have it no more, and what the agent knows of it. Owned by the loop. */
 final class Export {
@@ -83,7 +84,7 @@ final class Export {
     private void tell(Wish w, boolean first) {
         String what = w.withdrawn ? "unpublish" : "publish";
         Publication p = first ? w.publication : w.publication.waiting(0); // nobody waits for the outcome
-        java.util.function.BiConsumer<String, Link.Failure> then = (body, failure) -> {
+        BiConsumer<String, Link.Failure> then = (body, failure) -> {
             call = null;
             if (failure == null) {
                 failure = accept(w, what, body, first);

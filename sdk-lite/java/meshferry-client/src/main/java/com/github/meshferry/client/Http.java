@@ -63,23 +63,23 @@ final class Http {
                 return;
             }
             String[] lines = text.substring(0, end).split("\r\n");
-            if (!lines[0].matches("HTTP/1\\.\\d \\d{3}.*")) {
+            if (!lines[0].startsWith("HTTP/1.") || lines[0].length() < 12) {
                 throw new IOException("no HTTP reply: " + lines[0].substring(0, Math.min(40, lines[0].length())));
             }
             begin = end + 4;
             for (String line : lines) {
                 if (line.regionMatches(true, 0, "content-length:", 0, 15)) {
-                    length = length(line.substring(15).trim());
+                    length = number(line.substring(15).trim());
                 }
             }
-            status = Integer.parseInt(lines[0].substring(9, 12));
+            status = number(lines[0].substring(9, 12));
         }
 
-        private static int length(String text) throws IOException {
+        private static int number(String text) throws IOException {
             try {
                 return Integer.parseInt(text);
             } catch (NumberFormatException e) {
-                throw new IOException("bad content length " + text, e);
+                throw new IOException("no HTTP reply: " + text + " is no number", e);
             }
         }
 

@@ -1,12 +1,14 @@
 package com.github.meshferry.client;
 
+import java.util.ArrayList;
+import java.util.Collections;
 import java.util.List;
 import java.util.Map;
 
 /** What became of a publication. */
 public final class Result {
     /** Kept and told to the agent when it is there. The reason is this client's, never an agent's. */
-    static final Result AWAY = new Result("", "pending", "agent-away", new java.util.ArrayList<>());
+    static final Result AWAY = new Result("", "pending", "agent-away", new ArrayList<>());
 
     private final String agent;
     private final String state;
@@ -17,12 +19,12 @@ public final class Result {
         this.agent = agent;
         this.state = state;
         this.reason = reason;
-        this.advertised = java.util.Collections.unmodifiableList(advertised);
+        this.advertised = Collections.unmodifiableList(advertised);
     }
 
     static Result of(String body) {
         Map<String, Object> m = Fields.object(Json.read(body));
-        List<String> advertised = new java.util.ArrayList<>();
+        List<String> advertised = new ArrayList<>();
         for (Object p : Fields.list(m, "publications")) {
             for (Object url : Fields.list(Fields.object(p), "advertised")) {
                 advertised.add(String.valueOf(url));

@@ -1,17 +1,15 @@
 package com.github.meshferry.client;
 
-import java.util.function.Consumer;
-
 /**
  * One use of a service that this process calls. Subscriptions of one identity (protocol and service key as asked) share
  * what the agent says. Safe for concurrent use.
  */
 public final class Subscription implements AutoCloseable {
     private final Topic topic;
-    private final Consumer<UrlSet> listener;
+    private final Listener listener;
     private long told; // guarded by this: version of the set that the listener has
 
-    Subscription(Topic topic, Consumer<UrlSet> listener) {
+    Subscription(Topic topic, Listener listener) {
         this.topic = topic;
         this.listener = listener;
     }
@@ -28,12 +26,11 @@ public final class Subscription implements AutoCloseable {
 
     /**
      * Tells the listener of the present set, unless it has it or nothing is known. Other threads that do the same wait.
-     * A listener that throws is told again later.
      */
     public synchronized void tell() {
         UrlSet set = topic.set();
         if (listener != null && set.known() && set.version() > told) {
-            listener.accept(set);
+            listener.changed(set);
         }
         told = Math.max(told, set.version());
     }

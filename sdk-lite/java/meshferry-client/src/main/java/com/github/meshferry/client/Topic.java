@@ -4,9 +4,11 @@ import java.io.IOException;
 import java.util.Collections;
 import java.util.List;
 import java.util.Map;
+import java.util.Set;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.CopyOnWriteArrayList;
 import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.function.BiConsumer;
 
 /**
  * What all subscriptions of one identity share: it asks the agent, follows its answer, and decides what is handed out.
@@ -22,7 +24,7 @@ final class Topic {
     // immutable
     private final Client client;
     final String identity;
-    private final com.github.meshferry.client.Consumer consumer;
+    private final Consumer consumer;
     private final Store store;
     private final List<Subscription> users = new CopyOnWriteArrayList<>();
     private final AtomicBoolean telling = new AtomicBoolean();
@@ -48,7 +50,7 @@ final class Topic {
     private volatile Answer keep = Answer.NONE;
     private Answer kept = Answer.NONE;
 
-    Topic(Client client, String identity, com.github.meshferry.client.Consumer consumer, Store store, Answer answer) {
+    Topic(Client client, String identity, Consumer consumer, Store store, Answer answer) {
         this.client = client;
         this.identity = identity;
         this.consumer = consumer;
@@ -57,7 +59,7 @@ final class Topic {
         this.kept = answer;
     }
 
-    Subscription join(java.util.function.Consumer<UrlSet> listener) {
+    Subscription join(Listener listener) {
         Subscription s = new Subscription(this, listener);
         users.add(s);
         return s;
@@ -86,7 +88,7 @@ final class Topic {
     }
 
     /** The agent's addresses that it leads to. */
-    java.util.Set<String> outbound() {
+    Set<String> outbound() {
         return answer.outbound();
     }
 
@@ -131,7 +133,7 @@ final class Topic {
     private void ask() {
         askedAt = System.nanoTime();
         boolean first = !asked.isDone();
-        java.util.function.BiConsumer<String, Link.Failure> then = (body, failure) -> {
+        BiConsumer<String, Link.Failure> then = (body, failure) -> {
             call = null;
             if (failure == null) {
                 failure = take(body, "subscribe");

@@ -22,7 +22,7 @@ import org.apache.dubbo.registry.NotifyListener;
 import org.apache.dubbo.registry.Registry;
 
 /**
- * Dubbo's view of an agent: {@code mesh://[:token@]host:port[?timeout=ms&cache=directory|off]}. It does not extend
+ * Dubbo's view of an agent: {@code mesh://[any:token@]host:port[?timeout=ms&cache=directory|off]}. It does not extend
  * Dubbo's FailbackRegistry: repeating, keeping on disk and coming back are the client's, with the agent's rules.
  */
 final class MeshRegistry implements Registry {
@@ -123,14 +123,20 @@ final class MeshRegistry implements Registry {
         if (!Urls.isConsumer(consumer)) {
             return;
         }
-        subscriptions.computeIfAbsent(new Key(consumer, listener), key -> asked("subscribe", consumer, () -> {
-            Consumer c = Consumer.url(key.service);
-            Subscription s = client.subscribe(c, set -> listener.notify(Urls.read(set.urls().values(), log)));
-            if (!s.await(FIRST_SET).known()) {
-                log.warn("no provider of " + consumer.getServiceKey() + " is known yet");
+        Key key = new Key(consumer, listener);
+        Subscription s = subscriptions.get(key);
+        if (s == null) {
+            s = asked("subscribe", consumer, () -> client.subscribe(Consumer.url(key.service), set -> listener.notify(Urls.read(set.urls().values(), log))));
+            Subscription other = subscriptions.putIfAbsent(key, s);
+            if (other != null) {
+                s.close();
+                s = other;
             }
-            return s;
-        })).tell();
+        }
+        if (!first(consumer, s).known()) {
+            log.warn("no provider of " + consumer.getServiceKey() + " is known yet");
+        }
+        s.tell();
     }
 
     @Override
@@ -149,8 +155,7 @@ final class MeshRegistry implements Registry {
         }
         return asked("lookup", consumer, () -> {
             try (Subscription s = client.subscribe(Consumer.url(Urls.consumer(consumer)), null)) {
-                UrlSet set = s.await(FIRST_SET);
-                return Urls.read(Collections.singleton(set.providers()), log);
+                return Urls.read(Collections.singleton(first(consumer, s).providers()), log);
             }
         });
     }
@@ -160,6 +165,11 @@ final class MeshRegistry implements Registry {
     public void destroy() {
         destroyed = true;
         client.close();
+    }
+
+    /** What is known when the agent had time to answer, or is known to be away. */
+    private static UrlSet first(URL consumer, Subscription s) {
+        return asked("subscribe", consumer, () -> s.await(FIRST_SET));
     }
 
     private interface Question<T> {
