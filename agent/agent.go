@@ -107,6 +107,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Probe:    workload.ProbeSettings(cfg.Probe),
 		Limits:   workload.Limits{Workloads: cfg.Limits.Workloads, Publications: cfg.Limits.Publications, Subscriptions: cfg.Limits.Subscriptions},
 		OwnPorts: a.ownPorts(),
+		Own:      a.own(),
 		Log:      log.With("part", "workload"),
 	})
 	if err != nil {

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 
 	"github.com/meshferry/meshferry/agent/config"
@@ -15,9 +16,19 @@ import (
 func statics(list []config.Static) []workload.Static {
 	all := make([]workload.Static, len(list))
 	for i, s := range list {
-		all[i] = workload.Static{Application: s.Application, Protocol: s.Protocol, Port: s.Port, Services: s.Services}
+		all[i] = workload.Static{Application: s.Application, Protocol: s.Protocol, Host: s.Host, Port: s.Port, Services: s.Services}
 	}
 	return all
+}
+
+// own are the addresses of this agent's listeners.
+func (a *Agent) own() (list []netip.AddrPort) {
+	for _, l := range a.listeners.all() {
+		if t, ok := l.Addr().(*net.TCPAddr); ok {
+			list = append(list, t.AddrPort())
+		}
+	}
+	return list
 }
 
 // advertised are the addresses at which registries list the inbound listener.

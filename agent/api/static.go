@@ -22,6 +22,7 @@ const (
 type staticRequest struct {
 	Application string   `json:"application"`
 	Protocol    string   `json:"protocol"` // default: dubbo
+	Host        string   `json:"host"`     // default: 127.0.0.1
 	Port        int      `json:"port"`
 	Services    []string `json:"services"`
 }
@@ -38,6 +39,7 @@ type StaticReply struct {
 type StaticStatus struct {
 	Application string   `json:"application"`
 	Protocol    string   `json:"protocol"`
+	Host        string   `json:"host"`
 	Port        int      `json:"port"`
 	From        string   `json:"from"`  // "configuration" or "command"
 	State       string   `json:"state"` // serving or waiting
@@ -51,7 +53,7 @@ func (s *Server) static(c *gin.Context) {
 		s.fail(c, err)
 		return
 	}
-	one := workload.Static{Application: r.Application, Protocol: r.Protocol, Port: r.Port, Owner: peerOf(c.Request).owner()}
+	one := workload.Static{Application: r.Application, Protocol: r.Protocol, Host: r.Host, Port: r.Port, Owner: peerOf(c.Request).owner()}
 	for _, text := range r.Services {
 		service, err := registry.ParseService(text)
 		if err != nil {
@@ -99,8 +101,8 @@ func (s *Server) settle(c *gin.Context, one workload.Static) {
 func (s *Server) removeStatic(c *gin.Context) {
 	var r staticRequest
 	err := decode(c.Request.Body, &r)
-	if err == nil && (r.Port != 0 || r.Services != nil) {
-		err = invalid("", "port and services are not wanted here: application names what to remove")
+	if err == nil && (r.Host != "" || r.Port != 0 || r.Services != nil) {
+		err = invalid("", "host, port and services are not wanted here: application names what to remove")
 	}
 	if err == nil && r.Application == "" {
 		err = invalid("", "application is missing")
@@ -130,7 +132,7 @@ const (
 )
 
 func staticStatus(one workload.Static) StaticStatus {
-	st := StaticStatus{Application: one.Application, Protocol: one.Protocol, Port: one.Port, From: fromCommand,
+	st := StaticStatus{Application: one.Application, Protocol: one.Protocol, Host: one.Host, Port: one.Port, From: fromCommand,
 		State: stateWaiting, Reason: one.Reason, Services: []string{}}
 	if one.Configured {
 		st.From = fromConfiguration

@@ -51,14 +51,15 @@ type Service struct {
 type Static struct {
 	Application string // its Dubbo name
 	Protocol    string // "dubbo"
-	Port        int    // where it really listens
+	Host        string // address of this machine where it really listens; empty: 127.0.0.1
+	Port        int
 	// Services it offers; none: those that the registries list for it at the inbound
 	// listener's address.
 	Services []registry.Service
 }
 
 func (s Static) equal(o Static) bool {
-	return s.Application == o.Application && s.Protocol == o.Protocol && s.Port == o.Port && slices.Equal(s.Services, o.Services)
+	return s.Application == o.Application && s.Protocol == o.Protocol && s.Host == o.Host && s.Port == o.Port && slices.Equal(s.Services, o.Services)
 }
 
 // Publish says at which levels of a registry providers are written.

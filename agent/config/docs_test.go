@@ -113,7 +113,7 @@ func TestManual(t *testing.T) {
 	known["routing.loadbalance"] = ""
 	same(t, "services[]", first(tables["key of `services[]`"]), known)
 
-	static := map[string]string{"application": "", "protocol": "", "port": "", "services": ""}
+	static := map[string]string{"application": "", "protocol": "", "host": "", "port": "", "services": ""}
 	same(t, "inbound.static[]", first(tables["key of `inbound.static[]`"]), static)
 }
 

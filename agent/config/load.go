@@ -1,11 +1,15 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
+	"net/netip"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -288,7 +292,8 @@ func (l *loader) check() {
 	l.ports()
 	for _, s := range l.c.Static {
 		for _, own := range []string{l.c.Listeners.Outbound, l.c.Listeners.Inbound, l.c.Listeners.Control} {
-			if strings.HasSuffix(own, fmt.Sprintf(":%d", s.Port)) {
+			host, port, _ := net.SplitHostPort(own)
+			if ip, err := netip.ParseAddr(host); port == strconv.Itoa(s.Port) && (err != nil || ip.IsUnspecified() || host == cmp.Or(s.Host, "127.0.0.1")) {
 				l.fail(l.where["inbound.static"], "inbound.static: %s: port %d is the agent's own listener %s: set the port on which the application really listens", s.Application, s.Port, own)
 			}
 		}

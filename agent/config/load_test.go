@@ -82,7 +82,7 @@ func TestWholeFile(t *testing.T) {
 		},
 		Static: []Static{
 			{Application: "shop", Protocol: "dubbo", Port: 20880},
-			{Application: "stock", Protocol: "dubbo", Port: 20890, Services: []registry.Service{{Group: "g1", Interface: "com.a.Foo", Version: "1.0.0"}, {Interface: "com.a.Bar"}}},
+			{Application: "stock", Protocol: "dubbo", Host: "127.0.0.2", Port: 20890, Services: []registry.Service{{Group: "g1", Interface: "com.a.Foo", Version: "1.0.0"}, {Interface: "com.a.Bar"}}},
 		},
 		Publish:    Publish{[]registry.Model{"application"}},
 		Protection: Protection{false, time.Second, time.Minute},

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net/netip"
 	"regexp"
 	"slices"
 	"strings"
@@ -280,6 +281,14 @@ func (y yamlReader) static(n *yaml.Node) {
 			y.value(v, full, func(text string) error { s.Application = text; return checkApplication(text) })
 		case "protocol":
 			y.value(v, full, func(text string) (err error) { s.Protocol, err = choice("dubbo")(text); return err })
+		case "host":
+			y.value(v, full, func(text string) error {
+				s.Host = text
+				if _, err := netip.ParseAddr(text); err != nil {
+					return fmt.Errorf("want an IP address of this machine, not %q", text)
+				}
+				return nil
+			})
 		case "port":
 			y.value(v, full, func(text string) (err error) { s.Port, err = integer(1, 65535)(text); return err })
 		case "services":
@@ -295,7 +304,7 @@ func (y yamlReader) static(n *yaml.Node) {
 				s.Services = append(s.Services, one)
 			}
 		default:
-			y.unknown(k, full, []string{"application", "protocol", "port", "services"}, nil)
+			y.unknown(k, full, []string{"application", "protocol", "host", "port", "services"}, nil)
 		}
 	})
 	if s.Application == "" || s.Port == 0 {
@@ -303,7 +312,7 @@ func (y yamlReader) static(n *yaml.Node) {
 		return
 	}
 	for _, other := range y.c.Static {
-		if other.Application == s.Application && other.Protocol == s.Protocol && other.Port == s.Port {
+		if other.Application == s.Application && other.Protocol == s.Protocol && other.Host == s.Host && other.Port == s.Port {
 			y.fail(y.place(n), "%s: %s at port %d is there twice", path, s.Application, s.Port)
 			return
 		}

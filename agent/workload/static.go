@@ -16,7 +16,8 @@ import (
 type Static struct {
 	Application string
 	Protocol    string             // "dubbo"; empty means that
-	Port        int                // where it listens on this machine
+	Host        string             // address of this machine where it listens; empty means 127.0.0.1
+	Port        int                // where it listens there
 	Services    []registry.Service // what it offers; none: what the registries say
 	Configured  bool               // said by the configuration; else by AddStatic
 	Owner       Owner              // who said it
@@ -28,15 +29,15 @@ type Static struct {
 
 // label is for people.
 func (s Static) label() string {
-	return fmt.Sprintf("%s (%s) at port %d", s.Application, s.Protocol, s.Port)
+	return fmt.Sprintf("%s (%s) at %s", s.Application, s.Protocol, s.Address)
 }
 
 func (s Static) same(o Static) bool {
-	return s.Application == o.Application && s.Protocol == o.Protocol && s.Port == o.Port && s.Configured == o.Configured
+	return s.Application == o.Application && s.Protocol == o.Protocol && s.Address == o.Address && s.Configured == o.Configured
 }
 
 func compareStatics(a, b *static) int {
-	return cmp.Or(cmp.Compare(a.Application, b.Application), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
+	return cmp.Or(cmp.Compare(a.Application, b.Application), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Address, b.Address))
 }
 
 // static is one with its probe.
@@ -86,7 +87,7 @@ func (s *Store) SetStatic(list []Static) error {
 // AddStatic keeps an application until RemoveStatic, in the place of one of the
 // same name and protocol that was added before. It returns when that is on disk.
 // Errors: ErrInvalid, ErrForbidden (another user has said where it listens),
-// ErrLimit, ErrStopped, that of ctx.
+// ErrOwned (another application listens there), ErrLimit, ErrStopped, that of ctx.
 func (s *Store) AddStatic(ctx context.Context, one Static) error {
 	one.Configured = false
 	whole, err := s.completeStatic(one)
@@ -111,11 +112,14 @@ func (s *Store) addStatic(one Static) (change uint64, err error) {
 	}
 	var older []*static
 	for _, old := range s.statics {
+		if old.Address == one.Address && old.Application != one.Application {
+			return 0, fmt.Errorf("%w: %s is where %s listens", ErrOwned, old.Address, old.Application)
+		}
 		if old.Configured || old.Application != one.Application || old.Protocol != one.Protocol {
 			continue
 		}
 		if foreign(old.Owner, one.Owner) {
-			return 0, fmt.Errorf("%w: user %d has said that it listens on port %d", ErrForbidden, old.Owner.UID, old.Port)
+			return 0, fmt.Errorf("%w: user %d has said that it listens at %s", ErrForbidden, old.Owner.UID, old.Address)
 		}
 		if !old.same(one) {
 			older = append(older, old)
@@ -128,7 +132,7 @@ func (s *Store) addStatic(one Static) (change uint64, err error) {
 		s.removeStatic(old)
 	}
 	if s.putStatic(one) || len(older) > 0 {
-		s.log.Info("application that registers itself", "application", one.Application, "protocol", one.Protocol, "port", one.Port)
+		s.log.Info("application that registers itself", "application", one.Application, "protocol", one.Protocol, "address", one.Address)
 		s.changed(true)
 		poke(s.wake)
 	}
@@ -177,7 +181,7 @@ func (s *Store) dropStatic(application, protocol string, o Owner) (removed []Sta
 
 // completeStatic checks what was said and fills what was left out.
 func (s *Store) completeStatic(one Static) (Static, error) {
-	one.Protocol = cmp.Or(one.Protocol, "dubbo")
+	one.Protocol, one.Host = cmp.Or(one.Protocol, "dubbo"), cmp.Or(one.Host, "127.0.0.1")
 	bad := func(format string, args ...any) (Static, error) {
 		return Static{}, fmt.Errorf("%w: "+format, append([]any{ErrInvalid}, args...)...)
 	}
@@ -188,8 +192,12 @@ func (s *Store) completeStatic(one Static) (Static, error) {
 		return bad("protocol %q: only dubbo can be served", one.Protocol)
 	case one.Port < 1 || one.Port > 65535:
 		return bad("port %d: a provider listens on 1 to 65535", one.Port)
-	case slices.Contains(s.ownPorts, one.Port):
-		return bad("port %d is one of the agent's own listeners: name the port on which %s really listens", one.Port, one.Application)
+	case s.dialHost(one.Host) != one.Host:
+		return bad("%q is no address of this machine", one.Host)
+	}
+	one.Address = registry.URL{Host: one.Host, Port: one.Port}.HostPort()
+	if s.isOwn(one.Host, one.Port) {
+		return bad("%s is one of the agent's own listeners: name the port on which %s really listens", one.Address, one.Application)
 	}
 	for _, c := range one.Application {
 		if c < ' ' || c == 0x7f {
@@ -203,8 +211,17 @@ func (s *Store) completeStatic(one Static) (Static, error) {
 	}
 	one.Services = slices.Clone(one.Services)
 	one.Live, one.Reason = false, ""
-	one.Address = registry.URL{Host: "127.0.0.1", Port: one.Port}.HostPort()
 	return one, nil
+}
+
+// isOwn tells whether a listener of the agent takes connections to a host and port.
+func (s *Store) isOwn(host string, port int) bool {
+	for _, l := range s.own {
+		if int(l.Port()) == port && (l.Addr().IsUnspecified() || l.Addr().Unmap().String() == host) {
+			return true
+		}
+	}
+	return len(s.own) == 0 && slices.Contains(s.ownPorts, port)
 }
 
 // putStatic adds one or gives it new content, and tells whether that changes
@@ -235,6 +252,7 @@ func (s *Store) removeStatic(one *static) {
 type savedStatic struct {
 	Application string
 	Protocol    string
+	Host        string
 	Port        int
 	Services    []registry.Service `json:",omitempty"`
 	Configured  bool               `json:",omitempty"` // kept only so that it is Live after a restart
@@ -246,7 +264,7 @@ type savedStatic struct {
 func (s *Store) savedStatics() (list []savedStatic) {
 	for _, one := range s.statics {
 		live, _ := one.target.status()
-		list = append(list, savedStatic{one.Application, one.Protocol, one.Port, one.Services, one.Configured, one.Owner, live, one.target.beats})
+		list = append(list, savedStatic{one.Application, one.Protocol, one.Host, one.Port, one.Services, one.Configured, one.Owner, live, one.target.beats})
 	}
 	return list
 }
@@ -255,7 +273,7 @@ func (s *Store) savedStatics() (list []savedStatic) {
 // configuration does not name any more.
 func (s *Store) restoreStatics(list []savedStatic, now time.Time) {
 	for _, saved := range list {
-		one, err := s.completeStatic(Static{Application: saved.Application, Protocol: saved.Protocol, Port: saved.Port,
+		one, err := s.completeStatic(Static{Application: saved.Application, Protocol: saved.Protocol, Host: saved.Host, Port: saved.Port,
 			Services: saved.Services, Configured: saved.Configured, Owner: saved.Owner})
 		if err != nil {
 			s.log.Warn("an application of the last run is left out", "application", saved.Application, "err", err)

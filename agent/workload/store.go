@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
@@ -23,6 +24,7 @@ type Store struct {
 	file      state.File
 	limits    Limits
 	ownPorts  []int
+	own       []netip.AddrPort
 	log       *slog.Logger
 	dial      func(ctx context.Context, address string) (net.Conn, error)
 	addresses func() ([]net.Addr, error)
@@ -83,6 +85,7 @@ func Open(o Options) (*Store, error) {
 			Subscriptions: cmp.Or(o.Limits.Subscriptions, 4000),
 		},
 		ownPorts:  slices.Clone(o.OwnPorts),
+		own:       slices.Clone(o.Own),
 		log:       o.Log,
 		dial:      o.Dial,
 		addresses: o.Addresses,

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
@@ -154,7 +155,10 @@ type Options struct {
 	Probe    ProbeSettings
 	Limits   Limits
 	OwnPorts []int // ports of the agent's own listeners: never a provider's
-	Log      *slog.Logger
+	// Own are those listeners with their addresses: a static application can have
+	// the port of one at an address of its own. Nil: OwnPorts at any address.
+	Own []netip.AddrPort
+	Log *slog.Logger
 	// Dial connects to a local address; nil: TCP.
 	Dial func(ctx context.Context, address string) (net.Conn, error)
 	// Addresses are those of this machine; nil: net.InterfaceAddrs.
