@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"net"
@@ -35,7 +36,7 @@ func newEnvJava() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "java",
 		Short: "Print the environment of an unmodified Java Dubbo application",
-		Long: `Print the variables that put an unmodified Java Dubbo application (2.7 or 3.x,
+		Long: `Print the variables that put an unmodified Java Dubbo application (3.x or 2.7,
 protocol dubbo) behind the running agent.
 
 With --application and --port it is a provider: it registers itself, at the
@@ -44,7 +45,13 @@ DUBBO_PORT_TO_REGISTRY), and other hosts call the agent. No registry knows then
 where the application really listens, so the agent is told, and keeps it in its
 state directory, also over restarts, until --remove takes it back. The agent's
 own file is not touched; the same can be written there by hand, as
-inbound.static.
+inbound.static. With --bind 127.0.0.1 the provider listens on loopback only, and
+nobody but the agent reaches it.
+
+Dubbo 2.7 (seen from 2.7.15 on) binds the port that it registers, which is the
+agent's. With --dubbo 2.7 it does so at a loopback address, by default 127.0.0.1;
+each application on the host needs one of its own (--bind). The agent must then
+listen at one address: run it with --inbound ADDRESS:20882 in the place of 0.0.0.0.
 
 With --service, which can be repeated, it is a consumer: each of its references
 to that interface calls the agent and asks no registry
@@ -59,6 +66,7 @@ Start the application with these variables; take them away to go back. Formats:
 		Example: `  meshferry env java --application shop --port 20880
   eval "$(meshferry env java --application shop --port 20880 --format shell \
            --service com.example.StockService --service com.example.PriceService)"
+  meshferry env java --application oldshop --dubbo 2.7 --bind 127.0.0.2
   meshferry env java --service com.example.StockService --format systemd \
       > /etc/systemd/system/cart.service.d/meshferry.conf
   meshferry env java --application shop --remove`,
@@ -75,6 +83,8 @@ Start the application with these variables; take them away to go back. Formats:
 	}
 	cmd.Flags().StringVar(&e.application, "application", "", "the application's Dubbo name; with --port: it is a provider")
 	cmd.Flags().IntVar(&e.port, "port", 0, "port on which the provider really listens (dubbo.protocol.port)")
+	cmd.Flags().StringVar(&e.bind, "bind", "", "loopback address on which the provider shall listen")
+	cmd.Flags().StringVar(&e.dubbo, "dubbo", "3", "the provider's version, 3 or 2.7; 2.7 needs no --port")
 	cmd.Flags().StringArrayVar(&e.services, "service", nil, "interface that it calls, repeatable")
 	cmd.Flags().StringVar(&e.format, "format", e.format, "env, shell, systemd or options")
 	cmd.Flags().BoolVar(&e.dryRun, "dry-run", false, "print only; the agent is not told")
@@ -89,6 +99,7 @@ type envJava struct {
 	client         client
 	application    string
 	port           int
+	bind, dubbo    string
 	services       []string
 	format         string
 	dryRun, remove bool
@@ -96,7 +107,7 @@ type envJava struct {
 
 func (e *envJava) check() error {
 	if e.remove {
-		if e.application == "" || e.port != 0 || len(e.services) > 0 || e.dryRun {
+		if e.application == "" || e.port != 0 || e.bind != "" || len(e.services) > 0 || e.dryRun {
 			return fmt.Errorf("--remove wants --application and nothing else")
 		}
 		return nil
@@ -104,12 +115,21 @@ func (e *envJava) check() error {
 	switch {
 	case e.application == "" && e.port == 0 && len(e.services) == 0:
 		return fmt.Errorf("a provider needs --application and --port, a consumer --service")
-	case e.application != "" && e.port == 0:
+	case e.dubbo != "3" && e.dubbo != "2.7":
+		return fmt.Errorf("--dubbo wants 3 or 2.7, not %q", e.dubbo)
+	case e.dubbo == "2.7" && e.port != 0:
+		return fmt.Errorf("leave --port out: Dubbo 2.7 listens on the port that it registers, which is the agent's")
+	case e.application != "" && e.port == 0 && e.dubbo != "2.7":
 		return fmt.Errorf("--port is missing: on which port does %s really listen (dubbo.protocol.port)?", e.application)
 	case e.port != 0 && e.application == "":
 		return fmt.Errorf("--application is missing: what is the Dubbo name of the application at port %d?", e.port)
+	case e.application == "" && (e.bind != "" || e.dubbo == "2.7"):
+		return fmt.Errorf("--application is missing")
 	case e.port < 0 || e.port > 65535:
 		return fmt.Errorf("--port %d is not in 1..65535", e.port)
+	}
+	if ip, err := netip.ParseAddr(e.bind); e.bind != "" && (err != nil || !ip.Is4() || !ip.IsLoopback()) {
+		return fmt.Errorf("--bind wants a loopback address, 127.0.0.1 to 127.255.255.254, not %q", e.bind)
 	}
 	switch e.format {
 	case "env", "shell", "systemd", "options":
@@ -139,7 +159,11 @@ func (e *envJava) check() error {
 // agentPlaces is where the agent takes calls, and what it was just told.
 type agentPlaces struct {
 	Address, Outbound string
-	Applications      []struct{ Application, State, Reason string }
+	Applications      []struct {
+		Application, State, Reason, Host string
+
+		Port int
+	}
 }
 
 func (e *envJava) print(cmd *cobra.Command) error {
@@ -154,11 +178,17 @@ func (e *envJava) print(cmd *cobra.Command) error {
 	note := &printer{w: cmd.ErrOrStderr()}
 	if e.application != "" && !e.dryRun {
 		body := map[string]any{"application": e.application, "port": e.port}
+		if e.bind != "" {
+			body["host"] = e.bind
+		}
 		if err := e.client.post(cmd, "/v1/static", body, &a); err != nil {
+			if e.dubbo == "2.7" {
+				err = fmt.Errorf("%w\nDubbo 2.7 listens on the port that it registers: run the agent with --inbound %s, so that %s:%d is free for %s", err, a.Address, e.bind, e.port, e.application)
+			}
 			return err
 		}
-		note.line("# The agent serves %s at %s and calls it at port %d.", visible(e.application), a.Address, e.port)
 		for _, one := range a.Applications {
+			note.line("# The agent serves %s at %s and calls it at %s:%d.", visible(e.application), a.Address, visible(one.Host), one.Port)
 			if one.State != "serving" {
 				note.line("# Nothing answers there yet (%s): start %s with these variables.", visible(one.Reason), visible(e.application))
 			}
@@ -183,6 +213,16 @@ func (e *envJava) variables(a agentPlaces) (variables [][2]string, options []str
 			return nil, nil, fmt.Errorf("the agent's address is %s, which Java refuses to register: run the agent with --address set to what other hosts dial", host)
 		}
 		variables = append(variables, [2]string{"DUBBO_IP_TO_REGISTRY", host}, [2]string{"DUBBO_PORT_TO_REGISTRY", port})
+		if e.dubbo == "2.7" { // ServiceConfig#findConfigedPorts
+			e.bind = cmp.Or(e.bind, "127.0.0.1")
+			if e.port, err = strconv.Atoi(port); err != nil {
+				return nil, nil, fmt.Errorf("the agent's address %q: %w", a.Address, err)
+			}
+			variables = append(variables, [2]string{"DUBBO_PORT_TO_BIND", port}) // what versions before 2.7.15 do not do by themselves
+		}
+		if e.bind != "" { // Java refuses 127.*, but not this form of it
+			variables = append(variables, [2]string{"DUBBO_IP_TO_BIND", "::ffff:" + e.bind})
+		}
 	}
 	if len(e.services) > 0 {
 		outbound, err := netip.ParseAddrPort(a.Outbound)

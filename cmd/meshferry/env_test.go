@@ -27,7 +27,7 @@ func TestEnvJava(t *testing.T) {
 		if strings.Contains(string(body), "20899") {
 			state = `"state":"waiting","reason":"port-closed"`
 		}
-		io.WriteString(w, `{"address":"10.0.0.5:20882","outbound":"127.0.0.1:20881","applications":[{"application":"shop",`+state+`}]}`)
+		io.WriteString(w, `{"address":"10.0.0.5:20882","outbound":"127.0.0.1:20881","applications":[{"application":"shop","host":"127.0.0.1","port":20880,`+state+`}]}`)
 	})
 	provider, consumer := []string{"--application", "shop", "--port", "20880"}, []string{"--service", "com.a.Foo", "--service", "com.a.Outer$Inner"}
 	for _, c := range []struct {
@@ -36,8 +36,10 @@ func TestEnvJava(t *testing.T) {
 		told   []string
 		notes  string
 	}{
-		{"env-both", slices.Concat(provider, consumer), []string{`/v1/static {"application":"shop","port":20880}`}, "calls it at port 20880.\n# To go back"},
+		{"env-both", slices.Concat(provider, consumer), []string{`/v1/static {"application":"shop","port":20880}`}, "calls it at 127.0.0.1:20880.\n# To go back"},
 		{"env-provider", []string{"--application", "shop", "--port", "20899"}, []string{`/v1/static {"application":"shop","port":20899}`}, "Nothing answers there yet (port-closed)"},
+		{"env-bind", slices.Concat(provider, []string{"--bind", "127.0.0.1"}), []string{`/v1/static {"application":"shop","host":"127.0.0.1","port":20880}`}, "To go back"},
+		{"env-27", []string{"--application", "shop", "--dubbo", "2.7"}, []string{`/v1/static {"application":"shop","host":"127.0.0.1","port":20882}`}, "To go back"},
 		{"env-consumer", consumer, nil, ""},
 		{"env-shell", slices.Concat(provider, consumer, []string{"--format", "shell", "--dry-run"}), nil, ""},
 		{"env-systemd", slices.Concat(provider, consumer, []string{"--format", "systemd", "--dry-run"}), nil, ""},
@@ -65,6 +67,22 @@ func TestEnvJava(t *testing.T) {
 	}
 }
 
+// TestEnvJava27: what must be done about an agent that has the port everywhere.
+func TestEnvJava27(t *testing.T) {
+	address := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost {
+			w.WriteHeader(http.StatusUnprocessableEntity)
+			io.WriteString(w, `{"error":{"code":"invalid","message":"127.0.0.1:20882 is one of the agent's own listeners"}}`)
+			return
+		}
+		io.WriteString(w, `{"address":"10.0.0.5:20882","outbound":"127.0.0.1:20881"}`)
+	})
+	code, out, errs := command("env", "java", "--control", address, "--application", "shop", "--dubbo", "2.7")
+	if code != exitFailed || out != "" || !strings.Contains(errs, "--inbound 10.0.0.5:20882, so that 127.0.0.1:20882 is free") {
+		t.Errorf("exit %d, %q, %s", code, out, errs)
+	}
+}
+
 func TestEnvJavaRefuses(t *testing.T) {
 	local := fake(t, func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
@@ -81,6 +99,11 @@ func TestEnvJavaRefuses(t *testing.T) {
 		{"--application shop", exitUsage, "--port is missing"},
 		{"--port 20880", exitUsage, "--application is missing"},
 		{"--application shop --port 70000", exitUsage, "1..65535"},
+		{"--application shop --dubbo 2.7 --port 20880", exitUsage, "leave --port out"},
+		{"--application shop --dubbo 2.6", exitUsage, "3 or 2.7"},
+		{"--bind 127.0.0.1 --service com.a.Foo", exitUsage, "--application is missing"},
+		{"--application shop --port 20880 --bind 10.0.0.1", exitUsage, "--bind wants a loopback address"},
+		{"--application shop --port 20880 --bind x", exitUsage, "--bind wants a loopback address"},
 		{"--service g1/com.a.Foo", exitUsage, "name the interface only (com.a.Foo)"},
 		{"--service com.a.Foo:1.0", exitUsage, "name the interface only (com.a.Foo)"},
 		{"--service com.a.Foo';ls", exitUsage, "is no Java interface"},
