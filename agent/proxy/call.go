@@ -88,6 +88,7 @@ func (c *call) send(frame []byte) {
 	}
 	one := [1]request{{call: *c, frame: frame, up: up}}
 	up.start(one[:], c.down.p.now())
+	up.flush()
 }
 
 // statusAt is where a frame holds the status of a response.

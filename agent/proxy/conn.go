@@ -156,7 +156,7 @@ func (c *conn) take(done []byte) []byte {
 }
 
 // maxKept is the largest buffer that is kept for reuse.
-const maxKept = 256 << 10
+const maxKept = 1 << 20
 
 // write empties the queue without waiting. mu is held on entry, writing is set.
 func (c *conn) write() {

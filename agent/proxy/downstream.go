@@ -6,6 +6,7 @@ import (
 	"io"
 	"maps"
 	"net"
+	"runtime"
 	"slices"
 	"strconv"
 	"sync"
@@ -28,6 +29,7 @@ type downstream struct {
 
 	// owned by read
 	requests    []request // of one read, on their way out
+	flushes     []*upstream
 	attachments dubbo.Attachments
 	decisions   decisions
 
@@ -56,6 +58,9 @@ func (p *Proxy) serve(nc net.Conn, dir *direction) {
 	d := &downstream{p: p, dir: dir}
 	dir.open.Add(1)
 	d.lane = dir.served.Add(1)
+	if dir.open.Load() <= fewConnections {
+		d.lane %= 2
+	}
 	d.limit, d.memory = p.o.QueueBytes, &p.memory
 	d.serialization.Store(uint32(dubbo.Hessian2))
 	d.lastRead.Store(int64(p.now()))
@@ -136,6 +141,11 @@ func (d *downstream) checkIdle(now time.Duration) {
 		d.abort()
 	}
 }
+
+// fewConnections use only two of the connections to an endpoint: the more calls
+// share one, the more of them share a write. With more, one reader for each would
+// be the bottleneck.
+const fewConnections = 16
 
 const (
 	minRead = 4 << 10
@@ -342,18 +352,33 @@ func (d *downstream) upstream(c *call) *upstream {
 }
 
 // dispatch sends what one read brought: for each upstream all of its frames
-// under one lock, then one write.
+// under one lock, then for each one write.
 func (d *downstream) dispatch(now time.Duration) {
 	if len(d.requests) == 0 {
 		return
 	}
 	d.p.budget.add(int64(len(d.requests)))
 	d.count()
+	shared := false
 	for i := range d.requests {
 		if u := d.requests[i].up; u != nil {
-			u.start(d.requests[i:], now)
+			flush, busy := u.start(d.requests[i:], now)
+			if flush {
+				d.flushes = append(d.flushes, u)
+				shared = shared || busy
+			}
 		}
 	}
+	if shared {
+		// Others use these connections too: let readers that are ready add their
+		// frames to the writes. That makes 1.5 times as many calls of one at a time.
+		runtime.Gosched()
+	}
+	for _, u := range d.flushes {
+		u.flush()
+	}
+	clear(d.flushes)
+	d.flushes = d.flushes[:0]
 	clear(d.requests)
 	d.requests = d.requests[:0]
 }

@@ -58,7 +58,7 @@ type Options struct {
 	MaxInFlight         int           // calls on one upstream connection, 16 384
 	QueueBytes          int           // waiting for one connection, 128 MiB: bursts of large calls must pass
 	MemoryBytes         int           // waiting in all queues and buffers, what is above 64 KiB in each, 512 MiB
-	UpstreamConnections int           // to one endpoint, 2
+	UpstreamConnections int           // to one endpoint at most, 4
 	DialTimeout         time.Duration // 3 s
 	Heartbeat           time.Duration // idle time after which an upstream is asked for a sign of life, 30 s
 }
@@ -74,7 +74,7 @@ func (o Options) withDefaults() Options {
 	def(&o.MaxInFlight, 16_384)
 	def(&o.QueueBytes, 128<<20)
 	def(&o.MemoryBytes, 512<<20)
-	def(&o.UpstreamConnections, 2)
+	def(&o.UpstreamConnections, 4)
 	if o.DialTimeout <= 0 {
 		o.DialTimeout = 3 * time.Second
 	}

@@ -121,10 +121,11 @@ func (u *upstream) run() error {
 
 // start sends every request of the list whose upstream is u, and marks it as
 // sent. Those that it cannot take are tried elsewhere or refused.
-func (u *upstream) start(list []request, now time.Duration) {
+func (u *upstream) start(list []request, now time.Duration) (flush, shared bool) {
 	var left []request
 	n := int64(0)
 	u.mu.Lock()
+	first := len(u.buf) == 0
 	for i := range list {
 		r := &list[i]
 		if r.up != u {
@@ -140,20 +141,9 @@ func (u *upstream) start(list []request, now time.Duration) {
 		}
 		u.enqueue(r, now)
 	}
-	write := !u.writing && len(u.buf) > 0
-	if write {
-		u.writing = true
-		if u.busy > int(n) {
-			// Others use this connection too: let readers that are ready add their
-			// frames to this write. It makes 1.5 times as many calls of one at a time.
-			u.mu.Unlock()
-			runtime.Gosched()
-			u.mu.Lock()
-		}
-		u.write()
-	} else {
-		u.mu.Unlock()
-	}
+	flush = first && !u.writing && len(u.buf) > 0
+	shared = u.busy > int(n)
+	u.mu.Unlock()
 	if n > 0 {
 		u.peer.InFlight.Add(n)
 	}
@@ -167,6 +157,7 @@ func (u *upstream) start(list []request, now time.Duration) {
 			r.again(refusal{reason: route.Limit, text: "too much is waiting for " + u.peer.Addr, notExecuted: true})
 		}
 	}
+	return flush, shared
 }
 
 // enqueue appends one frame with an id of ours. mu is held.
@@ -329,6 +320,7 @@ func (u *upstream) deliver() {
 	if answered > 0 {
 		u.peer.InFlight.Add(-answered)
 	}
+	waiting := false // for answers of other upstreams, which may go into the same write
 	for i := 0; i < len(u.done); {
 		d := u.done[i].down
 		if d == nil {
@@ -341,8 +333,12 @@ func (u *upstream) deliver() {
 		}
 		if d.take(u.done[i:end]) {
 			u.flushes = append(u.flushes, d)
+			waiting = waiting || d.calls.Load() > 0
 		}
 		i = end
+	}
+	if waiting {
+		runtime.Gosched()
 	}
 	for _, d := range u.flushes {
 		d.flush()
