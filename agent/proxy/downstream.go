@@ -75,7 +75,7 @@ func (p *Proxy) serve(nc net.Conn, dir *direction) {
 		err := d.read()
 		d.end()
 		if err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) {
-			p.log.Debug("connection ended", "listener", dir.name, "peer", nc.RemoteAddr().String(), "error", err)
+			p.log.Debug("connection ended", "listener", dir.name, "peer", nc.RemoteAddr().String(), "err", err)
 		}
 	})
 }
@@ -198,7 +198,7 @@ func (d *downstream) refuseBytes(b []byte, err error) {
 	if looksLikeHTTP(b) {
 		d.send([]byte("HTTP/1.1 501 Not Implemented\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\nmeshferry: this port takes dubbo2 calls (protocol dubbo), not HTTP or triple.\n"))
 	}
-	d.p.log.Debug("bytes that are no dubbo2 frame", "listener", d.dir.name, "peer", d.nc.RemoteAddr().String(), "error", err)
+	d.p.log.Debug("bytes that are no dubbo2 frame", "listener", d.dir.name, "peer", d.nc.RemoteAddr().String(), "err", err)
 	d.finish(time.Now().Add(finishTimeout))
 }
 

@@ -180,7 +180,7 @@ func (p *Proxy) accept(ctx context.Context, l net.Listener, dir *direction) erro
 			return fmt.Errorf("%s listener %s was closed", dir.name, l.Addr())
 		case err != nil: // out of descriptors, most likely: others may end soon
 			if delay == 0 {
-				p.log.Error("cannot accept connections", "listener", dir.name, "address", l.Addr().String(), "error", err)
+				p.log.Error("cannot accept connections", "listener", dir.name, "address", l.Addr().String(), "err", err)
 			}
 			delay = min(max(2*delay, 5*time.Millisecond), time.Second)
 			select {

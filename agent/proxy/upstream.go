@@ -580,7 +580,7 @@ func (u *upstream) endLocked(why error) {
 		u.p.o.Lost(u.peer.Addr)
 	}
 	if len(unsent)+len(lost) > 0 {
-		u.p.log.Debug("upstream connection ended with calls in flight", "address", u.peer.Addr, "unsent", len(unsent), "lost", len(lost), "error", why)
+		u.p.log.Debug("upstream connection ended with calls in flight", "address", u.peer.Addr, "unsent", len(unsent), "lost", len(lost), "err", why)
 	}
 	reason, text := route.Lost, "connection to "+u.peer.Addr+" was lost: "+why.Error()
 	if !up {
