@@ -126,7 +126,7 @@ final class MeshRegistry implements Registry {
         Key key = new Key(consumer, listener);
         Subscription s = subscriptions.get(key);
         if (s == null) {
-            s = asked("subscribe", consumer, () -> client.subscribe(Consumer.url(key.service), set -> listener.notify(Urls.read(set.urls().values(), log))));
+            s = asked("subscribe", consumer, () -> client.subscribe(Consumer.url(key.service), set -> listener.notify(Urls.read(set.urls().values(), consumer, log))));
             Subscription other = subscriptions.putIfAbsent(key, s);
             if (other != null) {
                 s.close();
@@ -155,7 +155,7 @@ final class MeshRegistry implements Registry {
         }
         return asked("lookup", consumer, () -> {
             try (Subscription s = client.subscribe(Consumer.url(Urls.consumer(consumer)), null)) {
-                return Urls.read(Collections.singleton(first(consumer, s).providers()), log);
+                return Urls.read(Collections.singleton(first(consumer, s).providers()), consumer, log);
             }
         });
     }

@@ -43,7 +43,7 @@ class UrlsTest {
     void whatTheAgentSays() {
         List<URL> urls = Urls.read(Arrays.asList(
                 Arrays.asList("dubbo://[::ffff:127.0.0.1]:20881/com.a.Foo?interface=com.a.Foo&group=g1", "dubbo://h:x/bad"),
-                Collections.singletonList("empty://0.0.0.0/com.a.Foo?category=routers&interface=com.a.Foo")), new DubboLog());
+                Collections.singletonList("empty://0.0.0.0/com.a.Foo?category=routers&interface=com.a.Foo")), URL.valueOf("consumer://h/com.a.Foo"), new DubboLog());
         assertEquals(Arrays.asList("[::ffff:127.0.0.1]:20881", "0.0.0.0"), urls.stream().map(URL::getAddress).collect(Collectors.toList()));
         assertEquals("g1", urls.get(0).getParameter("group"));
     }
