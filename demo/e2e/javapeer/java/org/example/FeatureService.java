@@ -10,7 +10,7 @@ public interface FeatureService {
     /** Answers with a declared exception of the application's own class. */
     String refuse(String text) throws Refused;
 
-    /** Answers with an exception that is not declared, of a class that callers need not have. */
+    /** Answers with an exception that is not declared. */
     String breakDown(String text);
 
     Order change(Order order);
@@ -18,6 +18,7 @@ public interface FeatureService {
     /** Answers after a while, from another thread. */
     CompletableFuture<String> later(String text, long ms);
 
+    /** Fails, which those who call it one way cannot see. */
     void tell(String text);
 
     /** The calls of tell, and the most calls of later that were under way at once. */

@@ -28,16 +28,7 @@ final class Features implements FeatureService, FollowService {
 
     @Override
     public String breakDown(String text) {
-        throw new Unknown(text);
-    }
-
-    /** Not in any interface's package signature: Dubbo wraps it for the caller. */
-    static final class Unknown extends RuntimeException {
-        private static final long serialVersionUID = 1;
-
-        Unknown(String text) {
-            super(text);
-        }
+        throw new IllegalStateException(text);
     }
 
     @Override
@@ -63,6 +54,7 @@ final class Features implements FeatureService, FollowService {
     @Override
     public void tell(String text) {
         told.incrementAndGet();
+        throw new IllegalStateException("nobody waits for this");
     }
 
     @Override

@@ -36,17 +36,13 @@ final class Uses {
                 try {
                     return features.breakDown("broken");
                 } catch (RuntimeException e) {
-                    return e.getClass().getName() + ": " + e.getMessage().split("\\R")[0];
+                    return e.getClass().getName() + ": " + e.getMessage();
                 }
             case "framework":
                 try {
-                    return features.later("too late", 60_000).get(30, TimeUnit.SECONDS);
-                } catch (Exception e) {
-                    Throwable root = e;
-                    while (root != null && !(root instanceof RpcException)) {
-                        root = root.getCause();
-                    }
-                    return root == null ? e.toString() : "RpcException timeout=" + ((RpcException) root).isTimeout();
+                    return peer.reference(GreetService.class, group, version).slow(30_000);
+                } catch (RpcException e) {
+                    return "RpcException timeout=" + e.isTimeout();
                 }
             case "object":
                 return show(features.change(order(41, order(7, null))));
@@ -103,7 +99,7 @@ final class Uses {
         return texts + " at once " + features.seen().get("mostWaiting");
     }
 
-    /** The reference says that tell wants no answer; nothing tells when it has arrived. */
+    /** The reference says of the method that it wants no answer; nothing tells when it has arrived. */
     private static String oneway(FeatureService features) throws Exception {
         int before = features.seen().get("told");
         for (int i = 0; i < 20; i++) {
@@ -118,19 +114,26 @@ final class Uses {
     }
 
     private static String follow(FollowService service) throws Exception {
-        Map<String, Integer> heard = new TreeMap<>();
-        CountDownLatch all = new CountDownLatch(8);
-        Follower follower = text -> {
+        Notebook notebook = new Notebook();
+        String answers = service.follow(notebook, 3, 5);
+        notebook.all.await(30, TimeUnit.SECONDS);
+        synchronized (notebook.heard) {
+            return answers + " " + notebook.heard;
+        }
+    }
+
+    /** Not a lambda: Dubbo 3 refuses classes that are not in the package of the interface. */
+    static final class Notebook implements Follower {
+        final Map<String, Integer> heard = new TreeMap<>();
+        final CountDownLatch all = new CountDownLatch(8);
+
+        @Override
+        public String tell(String text) {
             synchronized (heard) {
                 heard.merge(text.split(" ")[0], 1, Integer::sum);
             }
             all.countDown();
             return "heard " + text;
-        };
-        String answers = service.follow(follower, 3, 5);
-        all.await(30, TimeUnit.SECONDS);
-        synchronized (heard) {
-            return answers + " " + heard;
         }
     }
 }
