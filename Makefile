@@ -1,11 +1,12 @@
 # Meshferry. `make help` lists the targets.
 GO     ?= go
+MVN    ?= mvn
 RACE   ?= -race
 MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-matrix lint demo bench fuzz clean
+.PHONY: help build quick test test-matrix java java-it lint demo bench fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -17,8 +18,14 @@ quick: ## the tests of daily work: no servers, no applications, under a minute
 	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./cmd/...
 	cd sdk-lite/go && $(GO) test -short ./...
 
-test: lint ## all tests; installs and starts what they need (ZooKeeper, Java Dubbo, dubbo-go applications)
+test: lint java ## all tests; installs and starts what they need (ZooKeeper, Java Dubbo, dubbo-go applications)
 	@set -e; for m in $(MODULES); do echo "== go test $$m"; (cd $$m && $(GO) test $(RACE) ./...); done
+
+java: ## the thin Java SDK, with its tests against an agent in process
+	@echo "== mvn package sdk-lite/java"; $(MVN) -q -B -f sdk-lite/java package
+
+java-it: ## the thin Java SDK in real applications of each Dubbo line, behind real agents
+	$(MVN) -q -B -f sdk-lite/java -Pit verify
 
 test-matrix: ## every kind of Java and Go application with every other, thin and unmodified; UPDATE=1 writes docs/compatibility.md
 	$(GO) test ./demo/e2e -run '^TestMatrix$$' -count=1 -v -timeout 20m -matrix $(if $(UPDATE),-update)
