@@ -37,6 +37,7 @@ type Options struct {
 	// Empty: none; a consumer then needs URL.
 	Registry   string
 	Params     map[string]string // parameters of the service and of references
+	Env        []string          // NAME=value, beside those of this process
 	Properties map[string]string // -D: "dubbo.application.service-discovery.migration": "FORCE_APPLICATION"
 
 	// Provider. Java binds all addresses and refuses to register a loopback one.
@@ -207,6 +208,7 @@ func (p *Peer) launch(o Options, classPath string) error {
 	defer log.Close() // the process has its own
 	p.cmd = exec.Command("java", args...)
 	p.cmd.Dir, p.cmd.Stderr = o.Dir, log
+	p.cmd.Env = append(os.Environ(), o.Env...)
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if p.in, err = p.cmd.StdinPipe(); err != nil {
 		return err
