@@ -133,22 +133,31 @@ func Classes(ctx context.Context, name, jars string, sources map[string][]byte) 
 	})
 }
 
-// Project gives a folder with the jars that a Maven project of this repository
-// builds, without its tests. at is its folder below the repository's root.
+// Project gives a folder with what a Maven project of this repository builds,
+// without its tests: for each module a folder of that name with its jar and, if
+// the build puts them into target/lib, the jars that it needs. at is the project's
+// folder below the repository's root, with are other folders that it builds.
 // Progress goes to standard error.
-func Project(ctx context.Context, name, at string) (string, error) {
+func Project(ctx context.Context, name, at string, with ...string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", fmt.Errorf("install %s: %w", name, err)
 	}
-	key, err := sources(os.DirFS(filepath.Join(root, at)))
-	if err != nil {
-		return "", fmt.Errorf("install %s: %w", name, err)
+	folders := append([]string{at}, with...)
+	var key []byte
+	for _, folder := range folders {
+		more, err := sources(os.DirFS(filepath.Join(root, folder)))
+		if err != nil {
+			return "", fmt.Errorf("install %s: %w", name, err)
+		}
+		key = append(key, more...)
 	}
 	return Once(name, key, func(dir string) error {
-		work := filepath.Join(filepath.Dir(dir), "project")
-		if err := os.CopyFS(work, os.DirFS(filepath.Join(root, at))); err != nil {
-			return err
+		work := filepath.Join(filepath.Dir(dir), "work")
+		for _, folder := range folders {
+			if err := os.CopyFS(filepath.Join(work, folder), os.DirFS(filepath.Join(root, folder))); err != nil {
+				return err
+			}
 		}
 		unlock, err := lock(filepath.Join(filepath.Dir(filepath.Dir(dir)), "maven.lock"))
 		if err != nil {
@@ -156,18 +165,40 @@ func Project(ctx context.Context, name, at string) (string, error) {
 		}
 		defer unlock()
 		fmt.Fprintf(os.Stderr, "install: building %s with Maven (once)\n", at)
-		if err := run(exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", filepath.Join(work, "pom.xml"), "clean", "package", "-Dmaven.test.skip=true")); err != nil {
+		if err := run(exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", filepath.Join(work, at, "pom.xml"), "clean", "package", "-Dmaven.test.skip=true")); err != nil {
 			return err
 		}
-		jars, err := filepath.Glob(filepath.Join(work, "*", "target", "*.jar"))
-		if err == nil && len(jars) == 0 {
-			err = errors.New("the build made no jar")
-		}
-		for _, jar := range jars {
-			err = errors.Join(err, os.Rename(jar, filepath.Join(dir, filepath.Base(jar))))
-		}
-		return err
+		return collect(filepath.Join(work, at), dir)
 	})
+}
+
+// collect moves the jars of each module of a project into a folder of its name.
+func collect(project, dir string) error {
+	var all []string
+	for _, pattern := range []string{"*/target/*.jar", "*/target/lib/*.jar"} {
+		jars, err := filepath.Glob(filepath.Join(project, pattern))
+		if err != nil {
+			return err
+		}
+		all = append(all, jars...)
+	}
+	if len(all) == 0 {
+		return errors.New("the build made no jar")
+	}
+	for _, jar := range all {
+		path, err := filepath.Rel(project, jar)
+		if err != nil {
+			return err
+		}
+		module, _, _ := strings.Cut(path, string(filepath.Separator))
+		if err := os.MkdirAll(filepath.Join(dir, module), 0o755); err != nil {
+			return err
+		}
+		if err := os.Rename(jar, filepath.Join(dir, module, filepath.Base(jar))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sources are the files that a project's jars depend on, names and content.

@@ -150,7 +150,7 @@ func Run(ctx context.Context, o Options) (*Peer, error) {
 	if err == nil && o.Thin {
 		var jars string
 		jars, err = install.Project(ctx, "sdk-lite-java", "sdk-lite/java")
-		classPath += ":" + jars + "/*"
+		classPath += ":" + jars + "/meshferry-client/*:" + jars + "/meshferry-dubbo/*"
 	}
 	if err != nil {
 		return nil, err

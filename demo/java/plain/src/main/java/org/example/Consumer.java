@@ -1,0 +1,39 @@
+package org.example;
+
+import org.apache.dubbo.config.ApplicationConfig;
+import org.apache.dubbo.config.ReferenceConfig;
+import org.apache.dubbo.config.RegistryConfig;
+import org.apache.dubbo.config.bootstrap.DubboBootstrap;
+
+/** A consumer as one writes it for any registry: {@code Consumer <registry>}. */
+public final class Consumer {
+    private Consumer() {}
+
+    public static void main(String[] args) throws Exception {
+        ReferenceConfig<GreetService> reference = new ReferenceConfig<>();
+        reference.setInterface(GreetService.class);
+        reference.setTimeout(3000);
+        DubboBootstrap.getInstance()
+                .application(new ApplicationConfig("demo-java-consumer"))
+                .registry(new RegistryConfig(args[0]))
+                .reference(reference)
+                .start();
+        GreetService service = reference.get();
+
+        Control.serve("consumer", "/call", query -> {
+            StringBuilder lines = new StringBuilder();
+            for (int i = 1; i <= Control.number(query, "n", 1); i++) {
+                long begin = System.nanoTime();
+                String outcome;
+                try {
+                    outcome = "\"ok\":true,\"answer\":" + Control.quoted(service.sayHello("world"));
+                } catch (RuntimeException e) {
+                    outcome = "\"ok\":false,\"error\":" + Control.quoted(e.toString());
+                }
+                double ms = (System.nanoTime() - begin) / 1000 / 1000.0;
+                lines.append("{\"n\":").append(i).append(",\"ms\":").append(ms).append(',').append(outcome).append("}\n");
+            }
+            return lines.toString();
+        });
+    }
+}

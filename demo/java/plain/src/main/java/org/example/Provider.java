@@ -1,0 +1,40 @@
+package org.example;
+
+import java.util.Collections;
+import java.util.Set;
+import java.util.concurrent.ConcurrentHashMap;
+import java.util.concurrent.atomic.AtomicInteger;
+import org.apache.dubbo.config.ApplicationConfig;
+import org.apache.dubbo.config.ProtocolConfig;
+import org.apache.dubbo.config.RegistryConfig;
+import org.apache.dubbo.config.ServiceConfig;
+import org.apache.dubbo.config.bootstrap.DubboBootstrap;
+import org.apache.dubbo.rpc.RpcContext;
+
+/** A provider as one writes it for any registry: {@code Provider <registry> <port> <name>}. */
+public final class Provider {
+    private Provider() {}
+
+    public static void main(String[] args) throws Exception {
+        String name = args[2];
+        AtomicInteger calls = new AtomicInteger();
+        Set<String> peers = Collections.newSetFromMap(new ConcurrentHashMap<>());
+
+        ServiceConfig<GreetService> service = new ServiceConfig<>();
+        service.setInterface(GreetService.class);
+        service.setRef(who -> {
+            calls.incrementAndGet();
+            peers.add(RpcContext.getServiceContext().getRemoteAddressString());
+            return "hello " + who + ", this is " + name;
+        });
+        DubboBootstrap.getInstance()
+                .application(new ApplicationConfig("demo-java-provider"))
+                .registry(new RegistryConfig(args[0]))
+                .protocol(new ProtocolConfig("dubbo", Integer.parseInt(args[1])))
+                .service(service)
+                .start();
+
+        Control.serve("provider", "/stats", query ->
+                "{\"calls\":{\"sayHello\":" + calls + "},\"connections\":" + peers.size() + "}\n");
+    }
+}
