@@ -68,6 +68,10 @@ func TestErrors(t *testing.T) {
 			}},
 		{name: "static at our own port", file: "inbound: {static: [{application: shop, port: 20882}]}", want: []string{
 			"m.yaml:1: inbound.static: shop: port 20882 is the agent's own listener 0.0.0.0:20882: set the port on which the application really listens"}},
+		{name: "static at our own port, elsewhere", file: "listeners: {inbound: '127.0.0.2:20882'}\ninbound: {static: [{application: a, port: 20882}, {application: b, host: 127.0.0.2, port: 20882}, {application: c, host: x, port: 1}]}",
+			want: []string{`m.yaml:2: inbound.static.host: want an IP address of this machine, not "x"`}},
+		{name: "static at our own listener", file: "listeners: {inbound: '127.0.0.2:20882'}\ninbound: {static: [{application: a, port: 20882}, {application: b, host: 127.0.0.2, port: 20882}]}",
+			want: []string{"m.yaml:2: inbound.static: b: port 20882 is the agent's own listener 127.0.0.2:20882: set the port on which the application really listens"}},
 		{name: "address with port", file: "address: 192.0.2.1:20882", want: []string{`m.yaml:1: address: want a host without a port, not "192.0.2.1:20882": the port is that of the inbound listener`}},
 		{name: "any address", file: "address: 0.0.0.0", want: []string{"m.yaml:1: address: 0.0.0.0 is no address that others can dial"}},
 		{name: "listener", flags: map[string][]string{"outbound": {"20881"}}, want: []string{`--outbound: want host:port, not "20881"`}},

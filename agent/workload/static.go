@@ -27,11 +27,6 @@ type Static struct {
 	Reason  string // why it is not Live
 }
 
-// label is for people.
-func (s Static) label() string {
-	return fmt.Sprintf("%s (%s) at %s", s.Application, s.Protocol, s.Address)
-}
-
 func (s Static) same(o Static) bool {
 	return s.Application == o.Application && s.Protocol == o.Protocol && s.Address == o.Address && s.Configured == o.Configured
 }

@@ -3,6 +3,7 @@ package workload
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -154,5 +155,32 @@ func TestStaticRefusals(t *testing.T) {
 	}
 	if _, err := s.RemoveStatic(t.Context(), "shop", "", Nobody); !errors.Is(err, ErrStopped) {
 		t.Errorf("%v", err)
+	}
+}
+
+// The agent's port at another address is not the agent's.
+func TestStaticBesideOurListeners(t *testing.T) {
+	for listener, refused := range map[string][]string{
+		"10.0.0.5:20882":  nil,
+		"0.0.0.0:20882":   {"127.0.0.1", "127.0.0.2"},
+		"[::]:20882":      {"127.0.0.1", "127.0.0.2"},
+		"127.0.0.2:20882": {"127.0.0.2"},
+	} {
+		s, stop := start(t, Options{OwnPorts: []int{20882}, Own: []netip.AddrPort{netip.MustParseAddrPort(listener)}, Dial: newFakeHost().dial})
+		for _, host := range []string{"127.0.0.1", "127.0.0.2"} {
+			err := s.AddStatic(t.Context(), Static{Application: "app at " + host, Host: host, Port: 20882})
+			if slices.Contains(refused, host) != errors.Is(err, ErrInvalid) {
+				t.Errorf("%s beside %s: %v", host, listener, err)
+			}
+		}
+		if err := s.AddStatic(t.Context(), Static{Application: "elsewhere", Host: "203.0.113.9", Port: 20880}); !errors.Is(err, ErrInvalid) {
+			t.Errorf("an address of another machine: %v", err)
+		}
+		if refused == nil {
+			if err := s.AddStatic(t.Context(), Static{Application: "other", Port: 20882}); !errors.Is(err, ErrOwned) {
+				t.Errorf("two applications at one address: %v", err)
+			}
+		}
+		stop()
 	}
 }
