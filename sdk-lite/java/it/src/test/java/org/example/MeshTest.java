@@ -1,30 +1,35 @@
 package org.example;
 
 import static org.junit.jupiter.api.Assertions.assertEquals;
+import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
 import java.io.Closeable;
 import java.io.File;
 import java.io.IOException;
+import java.io.UncheckedIOException;
+import java.net.DatagramSocket;
 import java.net.HttpURLConnection;
 import java.net.InetAddress;
+import java.net.InetSocketAddress;
 import java.net.ServerSocket;
-import java.net.URL;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.util.ArrayDeque;
 import java.util.ArrayList;
 import java.util.Arrays;
-import java.util.Collections;
 import java.util.Comparator;
 import java.util.Deque;
 import java.util.List;
 import java.util.Scanner;
 import java.util.concurrent.TimeUnit;
 import java.util.stream.Stream;
+import org.apache.dubbo.common.URL;
 import org.apache.dubbo.common.Version;
+import org.apache.dubbo.common.extension.ExtensionLoader;
 import org.apache.dubbo.common.utils.NetUtils;
+import org.apache.dubbo.rpc.Protocol;
+import org.apache.dubbo.rpc.RpcException;
 import org.junit.jupiter.api.AfterEach;
 import org.junit.jupiter.api.BeforeAll;
 import org.junit.jupiter.api.Test;
@@ -94,7 +99,7 @@ class MeshTest {
         /** Null: no good answer. */
         String get(String path) {
             try {
-                HttpURLConnection c = (HttpURLConnection) new URL("http://127.0.0.1:" + control + path).openConnection();
+                HttpURLConnection c = (HttpURLConnection) new java.net.URL("http://127.0.0.1:" + control + path).openConnection();
                 c.setConnectTimeout(1000);
                 c.setReadTimeout(2000);
                 try (Scanner s = new Scanner(c.getInputStream(), "UTF-8").useDelimiter("\\A")) {
@@ -118,7 +123,8 @@ class MeshTest {
 
     private Child app(String name, Agent agent, int port) throws IOException {
         List<String> command = new ArrayList<>(Arrays.asList(System.getProperty("java.home") + "/bin/java", "-Xmx128m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1",
-                "-Duser.home=" + dir, "-Ddubbo.application.logger=slf4j", "-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Ddubbo.service.shutdown.wait=500"));
+                "-Duser.home=" + dir, "-Ddubbo.application.logger=slf4j", "-Dorg.slf4j.simpleLogger.defaultLogLevel=info", "-Ddubbo.service.shutdown.wait=500",
+                "-DDUBBO_IP_TO_BIND=" + HOST, "-DDUBBO_IP_TO_REGISTRY=" + HOST));
         for (String pkg : Arrays.asList("lang", "util", "math", "time")) {
             command.add("--add-opens=java.base/java." + pkg + "=ALL-UNNAMED");
         }
@@ -158,13 +164,38 @@ class MeshTest {
         return text.split(part, -1).length - 1;
     }
 
+    /** The address of the default route's interface: others come and go with tests beside this one. */
+    private static final String HOST = host();
+
+    private static String host() {
+        try (DatagramSocket s = new DatagramSocket()) {
+            s.connect(new InetSocketAddress("198.51.100.1", 9)); // sends nothing
+            return s.getLocalAddress().getHostAddress();
+        } catch (IOException | UncheckedIOException e) {
+            return NetUtils.getLocalHost();
+        }
+    }
+
     private static final String ANSWER = "hello world, this is provider";
+
+    /** The extension is one of the wrappers that this line of Dubbo puts around each protocol. */
+    @Test
+    @SuppressWarnings("deprecation") // the way to extensions that all lines have
+    void availableCheck() {
+        Protocol probe = ExtensionLoader.getExtensionLoader(Protocol.class).getExtension("probe");
+        URL mesh = URL.valueOf("probe://127.0.0.1:1/org.example.Hello?registry=mesh&qos.enable=false");
+        assertEquals("availablecheck is false", assertThrows(RpcException.class, () -> probe.refer(Hello.class, mesh)).getMessage());
+        URL other = mesh.addParameter("registry", "zookeeper");
+        assertEquals("availablecheck is null", assertThrows(RpcException.class, () -> probe.refer(Hello.class, other)).getMessage());
+    }
 
     @Test
     void provider() throws Exception {
-        Agent agent = new Agent("agent", NetUtils.getLocalHost());
+        Agent agent = new Agent("agent", HOST);
         Child provider = app("provider", agent, freePort());
         eventually("the publication", () -> agent.publishes("provider"));
+
+        gap(agent);
 
         // An agent that lost everything is told again.
         agent.process.close();
@@ -182,9 +213,31 @@ class MeshTest {
         assertTrue(!agent.publishes("second"), "it is still published when stop has returned");
     }
 
+    /**
+     * The agent is away while calls are made, too short for direct providers. By itself Dubbo 3 leaves the only address
+     * alone for up to a minute after that.
+     */
+    private void gap(Agent agent) throws Exception {
+        Child consumer = app("consumer", agent, 0);
+        eventually("an answer", () -> consumer.ask("call").equals(ANSWER));
+        agent.process.close();
+        int failed = 0;
+        for (long end = System.nanoTime() + 300_000_000L; System.nanoTime() < end; Thread.sleep(10)) {
+            failed += consumer.ask("call").equals(ANSWER) ? 0 : 1;
+        }
+        assertTrue(failed > 0, "no call was made without agent");
+        agent.start();
+        long begin = System.nanoTime();
+        eventually("answers after a restart", () -> consumer.ask("call").equals(ANSWER));
+        long gap = (System.nanoTime() - begin) / 1_000_000;
+        System.out.println("Dubbo " + Version.getVersion() + ": answers " + gap + " ms after the agent was back");
+        assertTrue(gap < 15_000, gap + " ms");
+        consumer.close();
+    }
+
     @Test
     void consumer() throws Exception {
-        Agent far = new Agent("far", NetUtils.getLocalHost());
+        Agent far = new Agent("far", HOST);
         Agent near = new Agent("near", "127.0.0.1");
         app("provider", far, freePort());
         eventually("the publication", () -> far.publishes("provider"));
@@ -209,19 +262,7 @@ class MeshTest {
         eventually("both to say so", () -> count(second.log(), " is back") == 2);
         assertEquals(ANSWER, second.ask("call"));
 
-        // A gap that is too short for direct providers: it must not take the address out of use.
-        far.process.close();
-        far.start();
-        near.process.close();
-        near.start();
-        begin = System.nanoTime();
-        eventually("answers after a restart", () -> second.ask("call").equals(ANSWER));
-        long gap = (System.nanoTime() - begin) / 1_000_000;
-        System.out.println("Dubbo " + Version.getVersion() + ": answers " + gap + " ms after both agents were restarted");
-        assertTrue(gap < 15_000, gap + " ms");
-
         assertEquals("left 0", second.ask("stop"));
         assertEquals("left 0", consumer.ask("stop"));
-        assertEquals(Collections.emptyList(), Files.readAllLines(dir.resolve("consumer.log"), StandardCharsets.UTF_8).stream().filter(l -> l.contains("com.github.meshferry") && l.contains("Exception")).collect(java.util.stream.Collectors.toList()));
     }
 }
