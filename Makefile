@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-matrix java java-it lint demo bench fuzz clean
+.PHONY: help build quick test test-matrix java java-it lint demo demo-java bench fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ lint: ## gofmt, go vet and staticcheck
 
 demo: ## one call through the mesh, step by step; REGISTRY=zookeeper://… for a real registry, KEEP=1 to play with it
 	@$(GO) run ./demo $(if $(REGISTRY),--registry '$(REGISTRY)') $(if $(KEEP),--keep)
+
+demo-java: ## the same, with applications in Java and Go mixed; the first time Maven fetches Dubbo
+	@$(GO) run ./demo --java $(if $(REGISTRY),--registry '$(REGISTRY)') $(if $(KEEP),--keep)
 
 bench: ## what a hop costs, beside a plain TCP relay; and the codec
 	@$(GO) run ./demo/load bench

@@ -19,9 +19,13 @@ type application struct {
 // startApplication starts demo/app in a role and waits until it says that it is
 // ready.
 func (d *demo) startApplication(ctx context.Context, bin, role string, args ...string) (*application, error) {
-	name := fmt.Sprintf("%s-%d", role, len(d.family.all()))
 	args = append([]string{role, "--cache", filepath.Join(d.dir, "cache-"+role), "--interface", service}, args...)
-	c, err := d.family.start(name, d.dir, filepath.Join(bin, "app"), args...)
+	return d.launch(ctx, role, filepath.Join(bin, "app"), args...)
+}
+
+// launch starts an application and waits until it says that it is ready.
+func (d *demo) launch(ctx context.Context, role, program string, args ...string) (*application, error) {
+	c, err := d.family.start(fmt.Sprintf("%s-%d", role, len(d.family.all())), d.dir, program, args...)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +58,7 @@ type line struct {
 
 // call makes n calls and gives the answers.
 func (a *application) call(ctx context.Context, n int) ([]line, error) {
-	resp, err := fetch(ctx, a.http, fmt.Sprintf("/call?n=%d", n))
+	resp, err := fetch(ctx, a.http, fmt.Sprintf("/call?method=sayHello&n=%d", n))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", a.name, err)
 	}

@@ -13,7 +13,8 @@ import (
 )
 
 // build makes the two programs in .cache/bin of the repository and gives that
-// folder. Go's own cache makes it quick from the second time on.
+// folder. Go's own cache makes it quick from the second time on. The applications
+// in Java, if they are wanted, are in .cache, too.
 func (d *demo) build(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "list", "-m", "-f", "{{.Dir}}", "github.com/meshferry/meshferry").Output()
 	if err != nil {
@@ -39,6 +40,9 @@ func (d *demo) build(ctx context.Context) (string, error) {
 			return "", fmt.Errorf("build of %s: %w\n%s", p.pkg, err, errs.String())
 		}
 		d.say("   %-38s %5.1f s", p.what, time.Since(begin).Seconds())
+	}
+	if d.java {
+		return bin, d.buildJava(ctx)
 	}
 	return bin, nil
 }

@@ -97,6 +97,10 @@ func (c *child) stop() error {
 func (c *child) wait() error {
 	select {
 	case <-c.ended:
+		var exit *exec.ExitError
+		if errors.As(c.err, &exit) && exit.ExitCode() == 128+int(syscall.SIGTERM) {
+			return nil // so ends a JVM that was asked to
+		}
 		return c.err
 	case <-time.After(patience):
 		c.cmd.Process.Kill()

@@ -15,9 +15,13 @@ import (
 )
 
 const (
-	service  = "org.example.GreetService"
+	service = "org.example.GreetService"
+
+	providerName = "the provider on host A"
+	greeting     = "hello world, this is " + providerName
+
 	calls    = 10
-	deadline = 20 * time.Second // of each step
+	deadline = 40 * time.Second // of each step; a JVM takes some seconds to start
 )
 
 // host is one of the two "hosts": a loopback address with an agent.
@@ -35,8 +39,10 @@ type demo struct {
 	// immutable after construction
 	out      io.Writer
 	registry string
+	java     bool
 	keep     bool
 
+	jars   string // class path of the applications in Java
 	dir    string // logs, state, embedded registry
 	begun  time.Time
 	shown  bool // every step was as told
@@ -82,6 +88,11 @@ func (d *demo) run(ctx context.Context) (err error) {
 	}
 	if err := d.callThroughMesh(ctx, consumer, provider); err != nil {
 		return err
+	}
+	if d.java {
+		if err := d.mix(ctx, bin, consumer, provider); err != nil {
+			return err
+		}
 	}
 	if d.registry != "" {
 		if err := d.callWithoutAgent(ctx, bin, provider); err != nil {
@@ -150,12 +161,21 @@ func (d *demo) freePort(address string, usual int) (int, error) {
 }
 
 func (d *demo) startProvider(ctx context.Context, bin string) (*application, error) {
-	port, err := d.freePort(d.a.address, 20880)
+	listen := d.a.address
+	if d.java {
+		listen = "0.0.0.0" // Java Dubbo takes the port of every address
+	}
+	port, err := d.freePort(listen, 20880)
 	if err != nil {
 		return nil, err
 	}
-	d.title("A provider starts on host A, on port %d. Its registry is mesh://%s: the agent.", port, d.a.at(d.a.control))
-	p, err := d.startApplication(ctx, bin, "provider", "--registry", "mesh://"+d.a.at(d.a.control), "--ip", d.a.address, "--port", strconv.Itoa(port), "--name", "the provider on host A")
+	d.title("A provider%s starts on host A, on port %d. Its registry is mesh://%s: the agent.", d.in("Java"), port, d.a.at(d.a.control))
+	var p *application
+	if d.java {
+		p, err = d.startJava(ctx, "provider", d.a, strconv.Itoa(port), providerName)
+	} else {
+		p, err = d.startApplication(ctx, bin, "provider", "--registry", "mesh://"+d.a.at(d.a.control), "--ip", d.a.address, "--port", strconv.Itoa(port), "--name", providerName)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -222,7 +242,7 @@ func (d *demo) showRegistry(ctx context.Context) error {
 }
 
 func (d *demo) startConsumer(ctx context.Context, bin string) (*application, error) {
-	d.title("A consumer starts on host B. Its registry is mesh://%s: the other agent.", d.b.at(d.b.control))
+	d.title("A consumer%s starts on host B. Its registry is mesh://%s: the other agent.", d.in("Go"), d.b.at(d.b.control))
 	c, err := d.startApplication(ctx, bin, "consumer", "--registry", "mesh://"+d.b.at(d.b.control))
 	if err != nil {
 		return nil, err
@@ -261,18 +281,14 @@ func (d *demo) callThroughMesh(ctx context.Context, consumer, provider *applicat
 	if err != nil {
 		return err
 	}
-	d.title("The consumer makes %d calls.", calls)
+	d.title("The consumer%s makes %d calls.", d.in("Go"), calls)
 	answers, err := consumer.call(ctx, calls)
 	if err != nil {
 		return err
 	}
-	const want = "hello world, this is the provider on host A"
-	for i, a := range answers {
-		if a.Error != "" || a.Answer != want {
-			return fmt.Errorf("call %d of %d came back with %q %q, want %q", i+1, calls, a.Answer, a.Error, want)
-		}
+	if err := d.asTold(answers); err != nil {
+		return err
 	}
-	d.say("   All %d came back with: %q (first %.1f ms, last %.1f ms)", calls, want, answers[0].MS, answers[calls-1].MS)
 	got, err := d.counted(ctx, provider, before, counts{outboundB: calls, inboundA: calls, provider: calls})
 	if err != nil {
 		return err
@@ -282,6 +298,25 @@ func (d *demo) callThroughMesh(ctx context.Context, consumer, provider *applicat
 	d.say("            → %-15s agent A inbound    %d calls", d.a.at(d.a.inbound), got.inboundA)
 	d.say("            → %-15s the provider       %d calls over %d connection(s)", d.a.at(provider.port), got.provider, got.connections)
 	return nil
+}
+
+// asTold says whether every answer is the provider's.
+func (d *demo) asTold(answers []line) error {
+	for i, a := range answers {
+		if a.Error != "" || a.Answer != greeting {
+			return fmt.Errorf("call %d of %d came back with %q %q, want %q", i+1, len(answers), a.Answer, a.Error, greeting)
+		}
+	}
+	d.say("   All %d came back with: %q (first %.1f ms, last %.1f ms)", len(answers), greeting, answers[0].MS, answers[len(answers)-1].MS)
+	return nil
+}
+
+// in names a language, where more than one is spoken.
+func (d *demo) in(language string) string {
+	if !d.java {
+		return ""
+	}
+	return " in " + language
 }
 
 func (d *demo) callWithoutAgent(ctx context.Context, bin string, provider *application) error {
@@ -323,7 +358,7 @@ func (d *demo) callWithoutAgent(ctx context.Context, bin string, provider *appli
 }
 
 func (d *demo) stopProvider(ctx context.Context, provider *application) error {
-	d.title("The provider stops.")
+	d.title("The provider%s stops.", d.in("Java"))
 	begin := time.Now()
 	if err := provider.interrupt(); err != nil {
 		return err

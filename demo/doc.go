@@ -2,6 +2,7 @@
 //
 //	go run ./demo                                   an embedded registry, a directory
 //	go run ./demo --registry zookeeper://h:2181     a real one
+//	go run ./demo --java                            mixed with applications in Java
 //	go run ./demo --keep                            keep running, and say what to try
 //
 // It builds the agent and the demo application, starts two agents on two

@@ -17,6 +17,7 @@ func main() {
 	// move to another one.
 	runtime.LockOSThread()
 	registry := flag.String("registry", "", "registry to use: zookeeper://host:2181; default: an embedded one")
+	java := flag.Bool("java", false, "mix applications in Java with those in Go (needs Java 17 and Maven)")
 	keep := flag.Bool("keep", false, "keep running until interrupted, and say what to try")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -25,7 +26,7 @@ func main() {
 	}
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
-	d := &demo{out: os.Stdout, registry: *registry, keep: *keep}
+	d := &demo{out: os.Stdout, registry: *registry, java: *java, keep: *keep}
 	err := d.run(ctx)
 	d.close()
 	switch {
