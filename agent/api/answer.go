@@ -69,6 +69,21 @@ type Question struct {
 	Providers []registry.Provider
 	Outbound  netip.AddrPort // bound address of the outbound listener
 	Protocols []string       // what the outbound listener speaks
+	Address   string         // host:port that other hosts dial to reach providers here
+}
+
+// withoutAgent are the providers as they can be called while this agent is away:
+// those behind it at their own address.
+func (q Question) withoutAgent() []registry.Provider {
+	list := slices.Clone(q.Providers)
+	for i := range list {
+		u := &list[i].URL
+		origin, err := registry.ParseURL(u.Protocol + "://" + u.Param(registry.MarkOrigin))
+		if err == nil && origin.Port != 0 && u.HostPort() == q.Address {
+			u.Host, u.Port = origin.Host, origin.Port
+		}
+	}
+	return list
 }
 
 // Answer computes the document of a subscription, but for Agent, Revision and
@@ -100,7 +115,7 @@ func Answer(q Question) Document {
 		}
 		return d
 	}
-	d.Fallback = fallback(sub.ID, providers)
+	d.Fallback = fallback(sub.ID, matching(sub, q.withoutAgent()))
 
 	sdk := clientOf(sub)
 	why := individually(sub)

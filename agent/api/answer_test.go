@@ -250,3 +250,21 @@ func TestRevisionCountsVisibleChangesOnly(t *testing.T) {
 		t.Errorf("a subscription that came back went back to %d", got)
 	}
 }
+
+// The agent's own address is of no use while the agent is away: a provider behind
+// it is handed out at its own.
+func TestFallbackAvoidsThisAgent(t *testing.T) {
+	real := realURLs(t)
+	consumer := asked(t, real["java33-consumer"], "")
+	mesh := func(host string) registry.URL {
+		u := at(real["java33"], host, 20882)
+		return u.With(registry.MarkOrigin, "127.0.0.1:20880").With(registry.MarkCaps, "1")
+	}
+	d := Answer(Question{
+		Subscription: consumer, State: StateReady, Providers: providers(mesh("10.0.0.5"), mesh("10.0.0.6")),
+		Outbound: netip.MustParseAddrPort("127.0.0.1:20881"), Protocols: []string{"dubbo"}, Address: "10.0.0.5:20882",
+	})
+	if len(d.Fallback) != 2 || !strings.HasPrefix(d.Fallback[0], "dubbo://10.0.0.6:20882/") || !strings.HasPrefix(d.Fallback[1], "dubbo://127.0.0.1:20880/") {
+		t.Errorf("fallback %q", d.Fallback)
+	}
+}
