@@ -269,7 +269,10 @@ func (a *Agent) Run(ctx context.Context) error {
 	parts.run("workloads", a.workloads.Run)
 	parts.run("routes", a.router.Run)
 	parts.run("projection", a.project)
-	parts.run("proxy", a.proxy.Run)
+	parts.run("proxy", func(ctx context.Context) error {
+		a.awaitLocal(ctx)
+		return a.proxy.Run(ctx)
+	})
 	parts.run("control API", a.api.Run)
 	for _, b := range a.backends {
 		registries.run("registry "+b.name, b.registry.Run)
@@ -429,6 +432,38 @@ func (a *Agent) project(ctx context.Context) error {
 		case <-changed:
 		}
 	}
+}
+
+// awaitLocal waits until the data plane knows the local providers that were kept on
+// disk, at most firstProbes: whoever connects first after a restart waits that long
+// in the listener's queue instead of being refused.
+func (a *Agent) awaitLocal(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, firstProbes)
+	defer cancel()
+	for {
+		view, viewed := a.workloads.View().Watch()
+		snap, compiled := a.router.Changes().Watch()
+		if knowsLocal(snap, view) {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-viewed:
+		case <-compiled:
+		}
+	}
+}
+
+const firstProbes = time.Second
+
+func knowsLocal(snap *route.Snapshot, view *workload.View) bool {
+	for _, p := range view.Publications {
+		if p.Reason == workload.ReasonSettling || p.Live && p.Protocol == "dubbo" && snap.Inbound.Lookup([]byte(p.Path), []byte(p.Service.Version)) == nil {
+			return false
+		}
+	}
+	return len(view.Static) == 0 || snap.Adopts()
 }
 
 // localOf is a publication as the inbound side sees it. One that said READONLY is
