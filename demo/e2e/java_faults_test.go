@@ -11,7 +11,8 @@ import (
 	"github.com/meshferry/meshferry/demo/e2e/javapeer"
 )
 
-// javaLoad is a load of a Java consumer that goes on until it is told to end.
+// javaLoad is a load of a Java consumer that goes on until it is told to end. It
+// comes in pieces: the next one begins when all calls of the last have ended.
 type javaLoad struct {
 	end  chan struct{}
 	done chan struct{}
@@ -20,14 +21,14 @@ type javaLoad struct {
 	err   error
 }
 
-func startLoad(t *testing.T, p *javapeer.Peer, c javapeer.Call, rate int) *javaLoad {
+func startLoad(t *testing.T, p *javapeer.Peer, c javapeer.Call, rate int, piece time.Duration) *javaLoad {
 	l := &javaLoad{end: make(chan struct{}), done: make(chan struct{})}
 	begin := time.Now()
 	go func() {
 		defer close(l.done)
 		for {
 			at := float64(time.Since(begin).Milliseconds())
-			entries, err := p.Load(t.Context(), c, rate, time.Second)
+			entries, err := p.Load(t.Context(), c, rate, piece)
 			for _, e := range entries {
 				e.At += at
 				l.calls = append(l.calls, e)
@@ -45,10 +46,19 @@ func startLoad(t *testing.T, p *javapeer.Peer, c javapeer.Call, rate int) *javaL
 	return l
 }
 
+// last says that this piece is the last one.
+func (l *javaLoad) last() { close(l.end) }
+
 // stop ends the load and gives its calls.
 func (l *javaLoad) stop(t *testing.T) []javapeer.Entry {
 	t.Helper()
-	close(l.end)
+	l.last()
+	return l.ended(t)
+}
+
+// ended waits for the last piece and gives all calls.
+func (l *javaLoad) ended(t *testing.T) []javapeer.Entry {
+	t.Helper()
 	<-l.done
 	if l.err != nil {
 		t.Fatal(l.err)
@@ -113,7 +123,7 @@ func TestJavaProvidersRestart(t *testing.T) {
 	c := javapeer.Start(t, javapeer.Options{Line: javapeer.V33, Thin: true, Application: "till", Registry: far.mesh()})
 	answeredBy(t, c, "old one", "old two")
 
-	load := startLoad(t, c, javapeer.Call{}, 100)
+	load := startLoad(t, c, javapeer.Call{}, 100, time.Second)
 	for i, name := range []string{"new one", "new two"} {
 		begin := time.Now()
 		if err := providers[i].Stop(t.Context()); err != nil {
@@ -136,7 +146,7 @@ func TestJavaProvidersRestart(t *testing.T) {
 	t.Logf("rolling restart: %d calls, none failed", len(calls))
 
 	const slow, rate = 200 * time.Millisecond, 50
-	load = startLoad(t, c, javapeer.Call{Method: "slow", Arg: "200"}, rate)
+	load = startLoad(t, c, javapeer.Call{Method: "slow", Arg: "200"}, rate, time.Second)
 	eventually(t, "calls in flight", func() error {
 		if s, err := providers[0].Stats(t.Context()); err != nil || s.Calls["slow"] < rate/2 {
 			return fmt.Errorf("%+v, %v", s, err)
@@ -177,7 +187,7 @@ func TestAgentRestartUnderJava(t *testing.T) {
 	}
 	loads := map[javapeer.Line]*javaLoad{}
 	for line, c := range consumers {
-		loads[line] = startLoad(t, c, javapeer.Call{}, 50)
+		loads[line] = startLoad(t, c, javapeer.Call{}, 50, 10*time.Second)
 	}
 	before := a.calls("inbound", service)
 	eventually(t, "the load", func() error {
@@ -190,8 +200,11 @@ func TestAgentRestartUnderJava(t *testing.T) {
 	for _, c := range consumers {
 		answeredBy(t, c, "go")
 	}
+	for _, l := range loads {
+		l.last()
+	}
 	for line, l := range loads {
-		calls := l.stop(t)
+		calls := l.ended(t)
 		out, lost, hung := outage(calls)
 		t.Logf("thin Java %s: %v without answers, the agent was away for %v; %d of %d calls failed at once, %d in flight by time-out", line, out, gap, lost, len(calls), hung)
 		if out > gap+2*time.Second {
@@ -218,7 +231,7 @@ func TestAgentRestartUnderUnmodifiedJava(t *testing.T) {
 	for _, line := range []javapeer.Line{javapeer.V27, javapeer.V32, javapeer.V33} {
 		consumers[line] = javapeer.Start(t, javapeer.Options{Line: line, Application: "till", Registry: w.zk.URL()})
 		answeredBy(t, consumers[line], "go")
-		loads[line] = startLoad(t, consumers[line], javapeer.Call{}, 20)
+		loads[line] = startLoad(t, consumers[line], javapeer.Call{}, 20, 10*time.Second)
 	}
 	gap := a.outage()
 	for line, c := range consumers {
@@ -258,21 +271,24 @@ func (a *agent) outage() time.Duration {
 	return time.Since(begin).Round(time.Millisecond)
 }
 
-// outage is the time from the first call that failed at once to the end of the
-// last such one, their number, and how many calls failed by their time-out.
+// outage is the longest time between two answers, how many calls failed at once,
+// and how many by their time-out.
 func outage(calls []javapeer.Entry) (out time.Duration, lost, hung int) {
-	slices.SortFunc(calls, func(a, b javapeer.Entry) int { return int(a.At - b.At) })
-	first, last := 0.0, 0.0
-	for _, e := range failedOf(calls) {
-		if e.MS > 2500 { // the time-out is 3 s
+	var answers []float64
+	for _, e := range calls {
+		switch {
+		case e.OK:
+			answers = append(answers, e.At+e.MS)
+		case e.MS > 2500: // the time-out is 3 s
 			hung++
-			continue
+		default:
+			lost++
 		}
-		if lost == 0 {
-			first = e.At
-		}
-		lost++
-		last = max(last, e.At+e.MS)
 	}
-	return time.Duration((last - first) * float64(time.Millisecond)).Round(time.Millisecond), lost, hung
+	slices.Sort(answers)
+	longest := 0.0
+	for i := 1; i < len(answers); i++ {
+		longest = max(longest, answers[i]-answers[i-1])
+	}
+	return time.Duration(longest * float64(time.Millisecond)).Round(time.Millisecond), lost, hung
 }
