@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-matrix java java-it lint demo demo-java bench fuzz clean
+.PHONY: help build quick test test-java test-matrix java java-it lint demo demo-java bench fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ java: ## the thin Java SDK, with its tests against an agent in process
 
 java-it: ## the thin Java SDK in real applications of each Dubbo line, behind real agents
 	$(MVN) -q -B -f sdk-lite/java -Pit verify
+
+test-java: ## the long suites with Java: calls, restarts, zero-code, foreign addresses, a part of the matrix
+	$(GO) test $(RACE) ./demo/e2e -run 'Java|Matrix|ZeroCode|Foreign' -count=1 -timeout 20m -java
 
 test-matrix: ## every kind of Java and Go application with every other, thin and unmodified; UPDATE=1 writes docs/compatibility.md
 	$(GO) test ./demo/e2e -run '^TestMatrix$$' -count=1 -v -timeout 20m -matrix $(if $(UPDATE),-update)

@@ -83,6 +83,7 @@ func (n *neighbour) call(foreign bool, address string) error {
 // to this machine's address or to all; applications of this machine can use it at
 // any. Nor does it reach the control API.
 func TestForeignAddress(t *testing.T) {
+	long(t)
 	t.Parallel()
 	w := newWorld(t)
 	n := newNeighbour(t)

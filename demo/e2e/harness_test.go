@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -639,4 +640,15 @@ func free(t *testing.T, address string) {
 		}
 		return err
 	})
+}
+
+var withJava = flag.Bool("java", false, "the long suites with Java applications and network namespaces too")
+
+// long skips a suite that make test leaves to make test-java: it takes minutes, and
+// a namespace's addresses confuse Java applications that start meanwhile.
+func long(t *testing.T) {
+	t.Helper()
+	if !*withJava && !*wholeMatrix {
+		t.Skip("run by make test-java")
+	}
 }

@@ -11,6 +11,7 @@ import (
 // What Dubbo can do beside a plain call, through two agents, between two thin
 // applications of one line: the caller cannot tell that agents are there.
 func TestJavaCalls(t *testing.T) {
+	long(t)
 	t.Parallel()
 	for _, line := range []javapeer.Line{javapeer.V27, javapeer.V33} {
 		t.Run(string(line), func(t *testing.T) {

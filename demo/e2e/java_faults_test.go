@@ -105,6 +105,7 @@ func answeredBy(t *testing.T, p *javapeer.Peer, providers ...string) {
 // drains it, and started again, under load: no call fails. Then one is killed: the
 // calls that it was working on fail, at once, and no others.
 func TestJavaProvidersRestart(t *testing.T) {
+	long(t)
 	t.Parallel()
 	w := newWorld(t)
 	far := w.agent("far")
@@ -175,6 +176,7 @@ func TestJavaProvidersRestart(t *testing.T) {
 // they are without answers for as long as their agent, and at most 2 s more. Calls
 // in flight at the kill are apart: Java 3 waits its time-out for them.
 func TestAgentRestartUnderJava(t *testing.T) {
+	long(t)
 	t.Parallel()
 	w := newWorld(t)
 	a, b := w.agent("a"), w.agent("b")

@@ -118,6 +118,7 @@ func (o *offer) taken(t *testing.T) (all, fastjson2 int) {
 // and a thin provider is reached through its agent's inbound port only. Where no
 // side is, the cell says what Dubbo does by itself.
 func TestMatrix(t *testing.T) {
+	long(t)
 	t.Parallel()
 	w := newWorld(t)
 	begun := time.Now()

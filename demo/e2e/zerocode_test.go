@@ -41,6 +41,7 @@ type zeroCode struct {
 // nothing of agents; the agent was told the port, and has learned the rest from
 // ZooKeeper. Nobody but the agent has a connection to a provider.
 func TestZeroCodeProviders(t *testing.T) {
+	long(t)
 	t.Parallel()
 	w := newWorld(t)
 	inbound := w.lanAddress()
@@ -220,6 +221,7 @@ func answered(t *testing.T, java *javapeer.Peer, group, by string, n int) (calls
 // 20881 of their own host, although they know a registry and nobody has subscribed
 // for them. They come back soon after the agent has restarted.
 func TestZeroCodeConsumers(t *testing.T) {
+	long(t)
 	t.Parallel()
 	w := newWorld(t)
 	a, b := w.agent("a"), w.agent("b")
