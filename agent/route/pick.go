@@ -12,10 +12,14 @@ const (
 	Random       Policy = iota // weighted; Dubbo's "random"
 	RoundRobin                 // smooth and weighted; Dubbo's "roundrobin"
 	LeastRequest               // the better of two weighted draws; Dubbo's "leastactive"
+	RingHash                   // consistent hash on a ring; rules only
+	Maglev                     // consistent hash in a table; rules only
 )
 
-// String is Dubbo's name of the policy.
-func (p Policy) String() string { return [...]string{"random", "roundrobin", "leastactive"}[p] }
+// String is Dubbo's name of the policy where it has one.
+func (p Policy) String() string {
+	return [...]string{"random", "roundrobin", "leastactive", "ringhash", "maglev"}[p]
+}
 
 // ParsePolicy reads Dubbo's name of a policy; false: a name that this agent does
 // not know.
