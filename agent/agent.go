@@ -21,6 +21,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -31,7 +32,6 @@ import (
 	"github.com/meshferry/meshferry/agent/config"
 	"github.com/meshferry/meshferry/agent/discovery"
 	"github.com/meshferry/meshferry/agent/proxy"
-	"github.com/meshferry/meshferry/agent/reconcile"
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/agent/workload"
 	"github.com/meshferry/meshferry/registry"
@@ -46,22 +46,17 @@ type Agent struct {
 	listeners listeners
 	inbound   int // port
 	workloads *workload.Store
-	backends  []backend
 	discovery *discovery.Source
 	router    *route.Router
 	proxy     *proxy.Proxy
 	api       *api.Server
 
 	config   atomic.Pointer[config.Config] // what the agent runs with; Reload replaces it
+	backends atomic.Pointer[[]*backend]    // in the order of the configuration; Reload replaces them
 	stopping atomic.Bool
-}
 
-// backend is one registry with the loop that keeps it.
-type backend struct {
-	name     string
-	url      string // without user and password
-	registry ended
-	loop     *reconcile.Loop
+	mu     sync.Mutex
+	groups *groups // guarded by mu; nil: Run has not begun, or ends
 }
 
 type listeners struct {
@@ -150,6 +145,12 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Routes:    a.router,
 		Outbound:  outbound,
 		Draining:  a.stopping.Load,
+		Registries: func() (list []api.Registry) {
+			for _, b := range *a.backends.Load() {
+				list = append(list, api.Registry{Name: b.name, URL: b.url, Status: b.registry.Status, State: b.loop.State()})
+			}
+			return list
+		},
 		Limits: api.Limits{Working: cfg.Limits.Requests, Held: cfg.Limits.HeldRequests,
 			Rate: float64(cfg.Limits.RequestRate), Burst: cfg.Limits.RequestBurst},
 		Log: log.With("part", "api"),
@@ -167,10 +168,12 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Workloads: a.workloads.View(),
 		Discovery: a.discovery.Statuses,
 		NotReady:  a.notReady,
-	}
-	for _, b := range a.backends {
-		o.Registries = append(o.Registries, api.Registry{Name: b.name, URL: b.url, Status: b.registry.Status, State: b.loop.State()})
-		watched.Registries = append(watched.Registries, admin.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
+		Registries: func() (list []admin.Registry) {
+			for _, b := range *a.backends.Load() {
+				list = append(list, admin.Registry{Name: b.name, Status: b.registry.Status, State: b.loop.State()})
+			}
+			return list
+		},
 	}
 	o.Admin = admin.New(watched)
 	if a.api, err = api.New(o); err != nil {
@@ -215,29 +218,17 @@ func (a *Agent) ownPorts() (ports []int) {
 }
 
 func (a *Agent) openRegistries(cfg config.Config) error {
-	var named []discovery.Named
+	list := []*backend{}
 	for _, r := range cfg.Registries {
-		address := cfg.AddressFor(r.Name)
-		hostID := rewrite.HostID(machineID(), net.JoinHostPort(address, fmt.Sprint(a.inbound)))
-		log := a.log.With("registry", r.Name)
-		backend, err := a.open(r, hostID, log)
+		b, err := a.open(cfg, r)
 		if err != nil {
-			return fmt.Errorf("registry %s: %w", r.Name, err)
+			return err
 		}
-		named = append(named, discovery.Named{Name: r.Name, Registry: backend})
-		a.backends = append(a.backends, newBackend(r, backend, reconcile.New(reconcile.Options{
-			Name:      r.Name,
-			Registry:  backend,
-			Workloads: a.workloads.View(),
-			Address:   rewrite.Address{Host: address, Port: a.inbound, Caps: "1"},
-			HostID:    hostID,
-			Mode:      func(s registry.Service) reconcile.Mode { return reconcile.Mode(a.config.Load().PublishMode(s)) },
-			Models:    cfg.Publish.Models,
-			Log:       a.log.With("part", "reconcile"),
-		})))
+		list = append(list, b)
 	}
+	a.backends.Store(&list)
 	a.discovery = discovery.New(discovery.Options{
-		Registries: named,
+		Registries: named(list),
 		Dir:        cfg.StateDir,
 		Protection: protection(cfg.Protection),
 		Log:        a.log.With("part", "discovery"),
@@ -274,17 +265,24 @@ func (a *Agent) Run(ctx context.Context) error {
 		return a.proxy.Run(ctx)
 	})
 	parts.run("control API", a.api.Run)
-	for _, b := range a.backends {
-		registries.run("registry "+b.name, b.registry.Run)
-		parts.run("reconcile "+b.name, b.loop.Run)
+	a.mu.Lock()
+	a.groups = &groups{parts, registries}
+	for _, b := range *a.backends.Load() {
+		a.groups.start(b)
 	}
+	a.mu.Unlock()
 	orderly := false
 	select {
 	case <-partFailed:
 	case <-registryFailed:
 	case <-ctx.Done():
-		a.stop()
 		orderly = true
+	}
+	a.mu.Lock()
+	a.groups = nil // no registry comes or goes any more
+	a.mu.Unlock()
+	if orderly {
+		a.stop()
 	}
 	err := parts.end()
 	if orderly {
@@ -345,15 +343,8 @@ func (r running) end() error {
 // endSessions gives up what registries keep of this agent for a restart. After a
 // failure they keep it: the next process resumes.
 func (a *Agent) endSessions(ctx context.Context) {
-	for _, b := range a.backends {
-		if b.registry.Status().Session == "" {
-			continue
-		}
-		ctx, cancel := context.WithTimeout(ctx, endTimeout)
-		if err := b.registry.End(ctx); err != nil {
-			a.log.Warn("registry session could not be ended; it expires by itself", "registry", b.name, "err", err)
-		}
-		cancel()
+	for _, b := range *a.backends.Load() {
+		a.endSession(ctx, b)
 	}
 }
 
@@ -370,23 +361,11 @@ func (a *Agent) stop() {
 	a.log.Info("agent stops: withdrawing")
 	advertised := false
 	var g errgroup.Group
-	for _, b := range a.backends {
-		listed := b.advertises()
-		advertised = advertised || listed
-		g.Go(func() error {
-			timeout := withdrawTimeout
-			if b.registry.Status().State != registry.Connected {
-				timeout = awayTimeout
-			}
-			ctx, cancel := context.WithTimeout(context.Background(), timeout)
-			defer cancel()
-			if err := b.loop.Withdraw(ctx); err != nil && listed {
-				a.log.Warn("registry still lists this host's providers; they go with the session", "registry", b.name, "err", err)
-			}
-			return nil
-		})
+	for _, b := range *a.backends.Load() {
+		advertised = advertised || b.advertises()
+		g.Go(func() error { a.withdraw(b); return nil })
 	}
-	_ = g.Wait() // logged above
+	_ = g.Wait() // none errs
 	stop := a.config.Load().Stop
 	if advertised {
 		a.log.Info("waiting until consumers have noticed", "for", stop.NotifyWait)
@@ -485,7 +464,7 @@ func (a *Agent) notReady() (why []string) {
 	if a.stopping.Load() {
 		why = append(why, "stopping")
 	}
-	for _, b := range a.backends {
+	for _, b := range *a.backends.Load() {
 		if s := b.loop.State().Load(); s.LastCompare.IsZero() && s.Err == "" {
 			why = append(why, "registry "+b.name+" was not asked yet")
 		}

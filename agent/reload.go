@@ -19,6 +19,10 @@ func (a *Agent) Reload(next config.Config) {
 	before := a.config.Load()
 	merged, changed, restart := before.Reload(next)
 	merged.Warnings = next.Warnings
+	if slices.Contains(changed, "registries") {
+		failed := a.exchange(merged)
+		merged.Registries = slices.DeleteFunc(slices.Clone(merged.Registries), func(r config.Registry) bool { return slices.Contains(failed, r.Name) })
+	}
 	a.config.Store(&merged)
 	for _, w := range next.Warnings {
 		if !slices.Contains(before.Warnings, w) {
@@ -32,7 +36,7 @@ func (a *Agent) Reload(next config.Config) {
 	a.discovery.SetProtection(protection(merged.Protection))
 	if slices.Contains(changed, "services") {
 		a.router.Refresh()
-		for _, b := range a.backends {
+		for _, b := range *a.backends.Load() {
 			b.loop.Refresh()
 		}
 	}

@@ -31,7 +31,7 @@ type Options struct {
 	Routes     Routes
 	Counters   func() proxy.Counters
 	Workloads  *watch.Value[workload.View]
-	Registries []Registry
+	Registries func() []Registry
 	Discovery  func() []discovery.Status
 	// NotReady lists why this agent should get no new work; none: it is ready.
 	NotReady func() []string

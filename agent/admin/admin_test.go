@@ -48,9 +48,11 @@ func options() (Options, *route.Stats, *[]string) {
 			return proxy.Counters{Downstream: map[string]int64{"outbound": 3}, InFlight: map[string]int64{"outbound": 2}, Retries: 5}
 		},
 		Workloads: &view,
-		Registries: []Registry{{"main", func() registry.Status {
-			return registry.Status{State: registry.Connected, Since: time.Now()}
-		}, &state}},
+		Registries: func() []Registry {
+			return []Registry{{"main", func() registry.Status {
+				return registry.Status{State: registry.Connected, Since: time.Now()}
+			}, &state}}
+		},
 		Discovery: func() []discovery.Status { return []discovery.Status{{Name: "main", Interfaces: 7, Protected: 1}} },
 		NotReady:  func() []string { return why },
 	}, st, &why

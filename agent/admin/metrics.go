@@ -106,7 +106,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(callbacks, n.Callbacks)
 	counter(callbacksRefused, n.CallbacksRefused)
 
-	for _, r := range c.o.Registries {
+	for _, r := range c.o.Registries() {
 		s := r.Status()
 		flag(connected, s.State == registry.Connected, r.Name)
 		gauge(stateAge, time.Since(s.Since).Seconds(), r.Name, s.State)

@@ -167,7 +167,7 @@ func (p *player) given(t *testing.T, phrase string) {
 		w.registry.set(true, false)
 	case phrase == "registry back", phrase == "registry entries free":
 		w.registry.set(false, false)
-		loop := w.server.o.Registries[0].State
+		loop := w.server.o.Registries()[0].State
 		eventually(t, "the registry holds everything", func() bool { return loop.Load().InSync })
 	case phrase == "registry entries held by another agent":
 		w.registry.set(false, true)

@@ -29,8 +29,8 @@ type Options struct {
 	Listeners []net.Listener // loopback TCP and unix; the server closes them
 	Workloads *workload.Store
 	Routes    Routes
-	// Registries are those of the configuration, in its order.
-	Registries []Registry
+	// Registries are those of the configuration now, in its order.
+	Registries func() []Registry
 	Outbound   netip.AddrPort // bound address of the outbound listener
 	Protocols  []string       // what the outbound listener speaks; nil: dubbo
 
@@ -81,6 +81,9 @@ func (o Options) withDefaults() Options {
 	o.Limits = o.Limits.withDefaults()
 	if o.Protocols == nil {
 		o.Protocols = []string{"dubbo"}
+	}
+	if o.Registries == nil {
+		o.Registries = func() []Registry { return nil }
 	}
 	if o.Draining == nil {
 		o.Draining = func() bool { return false }

@@ -22,6 +22,10 @@ const (
 	stateRefused     = "refused" // one item of a batch; its error says why
 )
 
+// reasonNoRegistry: the registries that the publication names are no longer in
+// the configuration.
+const reasonNoRegistry = "no-registry"
+
 // PublishReply answers publish and unpublish (CONTRACT §1). State is that of the
 // whole: the worst of its publications.
 type PublishReply struct {
@@ -162,7 +166,7 @@ func (s *Server) await(c *gin.Context, d time.Duration, done func(*reconcile.Sta
 	extend(c, d)
 	ctx, cancel := context.WithTimeout(c.Request.Context(), d)
 	defer cancel()
-	for _, r := range s.o.Registries {
+	for _, r := range s.o.Registries() {
 		for {
 			state, changed := r.State.Watch()
 			if done(state) {
@@ -209,8 +213,11 @@ func (s *Server) publicationReply(view *workload.View, slot workload.Identity, g
 		}
 	}
 	reply.Workload = cmp.Or(pub.Workload, slot.Workload)
-	for _, r := range s.o.Registries {
-		if len(pub.Registries) > 0 && !slices.Contains(pub.Registries, r.Name) {
+	if !slices.ContainsFunc(s.registryNames(), pub.Wants) {
+		reply.State, reply.Reason = statePending, reasonNoRegistry
+	}
+	for _, r := range s.o.Registries() {
+		if !pub.Wants(r.Name) {
 			continue
 		}
 		one := PublicationState{Name: r.Name, State: statePending, Reason: reconcile.ReasonAway}
@@ -256,7 +263,7 @@ func (s *Server) withdrawnReply(id workload.Identity, gen uint64) PublicationRep
 		Workload: id.Workload, Service: id.Service.Key(), Protocol: id.Protocol, Port: id.Port,
 		State: stateUnpublished, Advertised: []string{}, Registries: []PublicationState{},
 	}
-	for _, r := range s.o.Registries {
+	for _, r := range s.o.Registries() {
 		one := PublicationState{Name: r.Name, State: stateUnpublished}
 		if st := r.State.Load(); !withdrawn(st, []workload.Identity{id}, gen) {
 			one = PublicationState{Name: r.Name, State: statePending, Reason: reconcile.ReasonSettling}
@@ -302,7 +309,7 @@ func (s *Server) answerPublish(c *gin.Context, reply PublishReply, done string) 
 
 // worse is the reason to show of two: the one that needs somebody to act first.
 func worse(a, b string) string {
-	order := []string{reconcile.ReasonConflict, workload.ReasonPortClosed, reconcile.ReasonAway, reconcile.ReasonSettling}
+	order := []string{reconcile.ReasonConflict, reasonNoRegistry, workload.ReasonPortClosed, reconcile.ReasonAway, reconcile.ReasonSettling}
 	if a == "" {
 		return b
 	}
@@ -314,8 +321,9 @@ func worse(a, b string) string {
 }
 
 func (s *Server) registryNames() []string {
-	names := make([]string, len(s.o.Registries))
-	for i, r := range s.o.Registries {
+	registries := s.o.Registries()
+	names := make([]string, len(registries))
+	for i, r := range registries {
 		names[i] = r.Name
 	}
 	return names

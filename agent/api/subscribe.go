@@ -101,8 +101,9 @@ func (s *Server) document(sub workload.Subscription) Document {
 }
 
 func (s *Server) registryStates(now time.Time) []RegistryState {
-	list := make([]RegistryState, len(s.o.Registries))
-	for i, r := range s.o.Registries {
+	registries := s.o.Registries()
+	list := make([]RegistryState, len(registries))
+	for i, r := range registries {
 		st := r.Status()
 		list[i] = RegistryState{Name: r.Name, State: st.State, Age: age(now, st.Since)}
 	}

@@ -86,7 +86,7 @@ func (s *Server) status(c *gin.Context) {
 	if s.o.Draining() {
 		st.State = "stopping"
 	}
-	for _, r := range s.o.Registries {
+	for _, r := range s.o.Registries() {
 		st.Registries = append(st.Registries, r.describe(now))
 	}
 	for _, set := range s.sets(view) {

@@ -67,7 +67,9 @@ func start(t testing.TB, change func(*Options)) *world {
 	o := Options{
 		Agent: bootID, Version: "test", Address: "10.0.0.5:20882", Listeners: []net.Listener{tcp, unix},
 		Workloads: w.store, Routes: router,
-		Registries: []Registry{{Name: "main", Status: w.registry.Status, State: loop.State()}},
+		Registries: func() []Registry {
+			return []Registry{{Name: "main", Status: w.registry.Status, State: loop.State()}}
+		},
 		Outbound:   netip.MustParseAddrPort("127.0.0.1:20881"),
 		LeaseEvery: 10 * time.Millisecond,
 	}

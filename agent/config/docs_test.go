@@ -56,7 +56,7 @@ func TestManual(t *testing.T) {
 	d := defaults()
 	want := map[string]string{
 		"addresses":      "|restart",
-		"registries":     "`--registry` `MESHFERRY_REGISTRY`|restart",
+		"registries":     "`--registry` `MESHFERRY_REGISTRY`|at once",
 		"services":       "|at once",
 		"inbound.static": "|at once",
 	}

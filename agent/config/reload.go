@@ -28,11 +28,26 @@ func (c Config) Reload(next Config) (merged Config, changed, restart []string) {
 		merged.Static = next.Static
 		changed = append(changed, "inbound.static")
 	}
-	if !maps.Equal(c.Addresses, next.Addresses) {
-		restart = append(restart, "addresses")
+	merged.Registries, merged.Addresses = nil, maps.Clone(next.Addresses)
+	for _, r := range next.Registries {
+		i := slices.IndexFunc(c.Registries, func(o Registry) bool { return o.Name == r.Name })
+		if i < 0 {
+			merged.Registries = append(merged.Registries, r)
+			continue
+		}
+		merged.Registries = append(merged.Registries, c.Registries[i])
+		if c.Registries[i] != r {
+			restart = append(restart, "registries."+r.Name)
+		}
+		if was, is := c.Addresses[r.Name], next.Addresses[r.Name]; was != is {
+			restart = append(restart, "addresses."+r.Name)
+			if delete(merged.Addresses, r.Name); was != "" {
+				merged.Addresses[r.Name] = was
+			}
+		}
 	}
-	if !slices.Equal(c.Registries, next.Registries) {
-		restart = append(restart, "registries")
+	if !slices.EqualFunc(c.Registries, merged.Registries, func(a, b Registry) bool { return a.Name == b.Name }) {
+		changed = append(changed, "registries")
 	}
 	slices.Sort(changed)
 	slices.Sort(restart)

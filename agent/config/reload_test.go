@@ -21,8 +21,11 @@ func TestReload(t *testing.T) {
 		{"static", "inbound: {static: [{application: shop, port: 20880, services: [com.a.Foo]}]}", "inbound.static", ""},
 		{"restart", "address: 192.0.2.9\nlog: {format: json}\npublish: {models: [interface]}", "", "address log.format publish.models"},
 		{"both", services + "stateDir: /elsewhere", "services", "stateDir"},
-		{"lists", "addresses: {main: 192.0.2.9}\nregistries: [{url: '" + zk + "/other'}]", "", "addresses registries"},
-		{"password", "registries: [{url: '" + strings.Replace(zk, "//", "//u:p@", 1) + "'}]", "", "registries"},
+		{"lists", "addresses: {main: 192.0.2.9}\nregistries: [{url: '" + zk + "/other'}]", "", "addresses.main registries.main"},
+		{"one more registry", "addresses: {new: 192.0.2.9}\nregistries: [{url: '" + zk + "'}, {name: new, url: '" + zk + "/other'}]", "registries", ""},
+		{"another registry", "registries: [{name: new, url: '" + zk + "/other'}]", "registries", ""},
+		{"another order", "registries: [{name: new, url: '" + zk + "/other'}, {url: '" + zk + "', name: main}]", "registries", ""},
+		{"password", "registries: [{url: '" + strings.Replace(zk, "//", "//u:p@", 1) + "'}]", "", "registries.main"},
 	} {
 		next := mustLoad(t, c.text, nil, nil)
 		merged, changed, restart := whole.Reload(next)

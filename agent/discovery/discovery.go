@@ -26,8 +26,8 @@ type Named struct {
 
 // Options of New. Only Registries is needed.
 type Options struct {
-	Registries []Named
-	Dir        string // where the last sets are kept; empty: nowhere
+	Registries []Named // see SetRegistries
+	Dir        string  // where the last sets are kept; empty: nowhere
 	Protection Protection
 	Keep       time.Duration // how long an interface is followed after the last Want; 0: 10 min
 	MaxWanted  int           // interfaces followed on demand; 0: 4096
@@ -53,18 +53,31 @@ type Source struct {
 	log  *slog.Logger
 	wake chan struct{} // capacity 1: look into asks
 
-	mu     sync.Mutex
-	asks   asks     // guarded by mu
-	counts []counts // guarded by mu; by registry
+	mu      sync.Mutex
+	asks    asks      // guarded by mu
+	members []*member // guarded by mu; written by the loop, replaced whole
+}
+
+// member is one registry that is followed.
+type member struct {
+	Named
+	counts counts // guarded by Source.mu
+
+	// owned by the loop
+	ctx    context.Context // of its subscriptions
+	cancel context.CancelFunc
+	last   time.Time // when it was connected last
+	leaves time.Time // it is no longer wanted, and what it said is forgotten then; zero: it stays
 }
 
 // asks is what others want since the loop looked last.
 type asks struct {
-	wanted  []string // the newest set of SetWanted
-	replace bool     // wanted is to be taken
-	demand  map[string]bool
-	refused map[refusal]bool
-	protect *Protection // the newest of SetProtection
+	wanted     []string // the newest set of SetWanted
+	replace    bool     // wanted is to be taken
+	registries []Named  // the newest set of SetRegistries; nil: no change
+	demand     map[string]bool
+	refused    map[refusal]bool
+	protect    *Protection // the newest of SetProtection
 }
 
 type refusal struct{ iface, address string }
@@ -80,7 +93,10 @@ func New(o Options) *Source {
 	if o.Probe == nil {
 		o.Probe = dial
 	}
-	s := &Source{o: o, log: o.Log, wake: make(chan struct{}, 1), counts: make([]counts, len(o.Registries))}
+	s := &Source{o: o, log: o.Log, wake: make(chan struct{}, 1)}
+	for _, r := range o.Registries {
+		s.members = append(s.members, &member{Named: r})
+	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -114,6 +130,17 @@ func (s *Source) Want(iface string) {
 	if len(s.asks.demand) < s.o.MaxWanted {
 		s.asks.demand[iface] = true
 	}
+	s.mu.Unlock()
+	s.ring()
+}
+
+// SetRegistries replaces the registries. One whose name is new is followed from
+// now on. What one that is gone said last is served until every other has told
+// of the interface, for 30 s at most. A name stands for one registry: to put
+// another one behind it, take the name out first.
+func (s *Source) SetRegistries(registries []Named) {
+	s.mu.Lock()
+	s.asks.registries = registries
 	s.mu.Unlock()
 	s.ring()
 }
@@ -160,16 +187,17 @@ func (s *Source) take() asks {
 	return a
 }
 
-// Statuses tells how each registry stands, in the order of Options.Registries.
+// Statuses tells how each registry stands, in the order in which they came.
 func (s *Source) Statuses() []Status {
-	list := make([]Status, len(s.o.Registries))
 	s.mu.Lock()
-	for i, c := range s.counts {
-		list[i] = Status{Interfaces: c.interfaces, Protected: c.protected, Stale: c.stale}
+	members := s.members
+	list := make([]Status, len(members))
+	for i, m := range members {
+		list[i] = Status{Name: m.Name, Interfaces: m.counts.interfaces, Protected: m.counts.protected, Stale: m.counts.stale}
 	}
 	s.mu.Unlock()
-	for i, r := range s.o.Registries {
-		list[i].Name, list[i].Status = r.Name, r.Registry.Status()
+	for i, m := range members {
+		list[i].Status = m.Registry.Status()
 	}
 	return list
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ const (
 	tick       = time.Second
 	retryFirst = time.Second // after a subscription that failed
 	retryMost  = time.Minute
+	leaveMost  = 30 * time.Second // what a registry said that is no longer wanted
 )
 
 // loop is the state of one Run, owned by its goroutine.
@@ -28,9 +30,8 @@ type loop struct {
 
 	protection Protection
 	follows    map[string]*follow
-	demanded   int         // of follows: on demand
-	full       bool        // it was said that too many are wanted
-	last       []time.Time // by registry: when it was connected last
+	demanded   int  // of follows: on demand
+	full       bool // it was said that too many are wanted
 	probing    bool
 	disk       *disk
 }
@@ -40,15 +41,16 @@ type follow struct {
 	local  bool      // a local subscription wants it
 	wanted time.Time // when it was wanted last
 	cancel context.CancelFunc
-	sets   []*set // by registry
+	ctx    context.Context
+	sets   map[*member]*set
 }
 
 // observation is what one registry said.
 type observation struct {
-	registry int
-	iface    string
-	set      registry.Endpoints
-	err      error // it cannot say anything
+	from  *member
+	iface string
+	set   registry.Endpoints
+	err   error // it cannot say anything
 }
 
 // Run follows what is wanted until ctx ends; then it saves and returns nil.
@@ -62,8 +64,10 @@ func (s *Source) Run(ctx context.Context, ch chan<- route.Update) error {
 		probed:     make(chan map[string]bool, 1),
 		protection: s.o.Protection,
 		follows:    map[string]*follow{},
-		last:       make([]time.Time, len(s.o.Registries)),
 		disk:       openDisk(s.o.Dir, s.log),
+	}
+	for _, m := range l.members {
+		m.ctx, m.cancel = context.WithCancel(ctx)
 	}
 	l.run()
 	cancel()
@@ -96,11 +100,14 @@ func (l *loop) run() {
 // serve does what others asked for.
 func (l *loop) serve(a asks) {
 	now := time.Now()
+	if a.registries != nil {
+		l.exchange(a.registries, now)
+	}
 	if a.protect != nil {
 		l.protection = *a.protect
 		for iface, f := range l.follows {
-			for i, s := range f.sets {
-				l.step(i, iface, s, func() bool { return s.protect(l.protection) })
+			for m, s := range f.sets {
+				l.step(m, iface, s, func() bool { return s.protect(l.protection) })
 			}
 		}
 	}
@@ -143,22 +150,105 @@ func (l *loop) follow(iface string, local bool, now time.Time) {
 		}
 		return
 	}
-	ctx, cancel := context.WithCancel(l.ctx)
-	f = &follow{local: local, wanted: now, cancel: cancel}
+	f = &follow{local: local, wanted: now, sets: map[*member]*set{}}
+	f.ctx, f.cancel = context.WithCancel(l.ctx)
 	if !local {
 		l.demanded++
 	}
 	l.follows[iface] = f
-	for i, r := range l.o.Registries {
-		s := &set{}
-		f.sets = append(f.sets, s)
-		l.count(i, counts{interfaces: 1})
-		away := r.Registry.Status().State != registry.Connected
-		if !l.step(i, iface, s, func() bool { return away && l.restore(i, iface, s, now) }) {
-			l.send(s.update(r.Name, iface))
+	for _, m := range l.members {
+		if m.leaves.IsZero() {
+			l.ask(m, iface, f, now)
 		}
-		l.wg.Go(func() { l.subscribe(ctx, i, iface) })
 	}
+}
+
+// ask begins to follow an interface in one registry.
+func (l *loop) ask(m *member, iface string, f *follow, now time.Time) {
+	s := &set{}
+	f.sets[m] = s
+	l.count(m, counts{interfaces: 1})
+	away := m.Registry.Status().State != registry.Connected
+	if !l.step(m, iface, s, func() bool { return away && l.restore(m, iface, s, now) }) {
+		l.send(s.update(m.Name, iface))
+	}
+	l.wg.Go(func() {
+		ctx, cancel := context.WithCancel(f.ctx)
+		defer cancel()
+		defer context.AfterFunc(m.ctx, cancel)()
+		l.subscribe(ctx, m, iface)
+	})
+}
+
+// exchange takes another set of registries.
+func (l *loop) exchange(wanted []Named, now time.Time) {
+	for _, m := range l.members {
+		if m.leaves.IsZero() && !slices.Contains(wanted, m.Named) {
+			m.cancel()
+			m.leaves = now.Add(leaveMost)
+			delete(l.disk.loaded, m.Name)
+			l.disk.dirty = true
+		}
+	}
+	for _, r := range wanted {
+		i := slices.IndexFunc(l.members, func(m *member) bool { return m.Name == r.Name })
+		if i >= 0 && l.members[i].leaves.IsZero() {
+			continue
+		}
+		if i >= 0 { // it comes back under a name that still leaves
+			l.members[i].leaves = now
+			l.forget(now)
+		}
+		m := &member{Named: r}
+		m.ctx, m.cancel = context.WithCancel(l.ctx)
+		l.setMembers(append(slices.Clone(l.members), m))
+		for iface, f := range l.follows {
+			l.ask(m, iface, f, now)
+		}
+	}
+	l.forget(now)
+}
+
+// forget drops what registries that leave have said, of each interface as soon
+// as all others have told of it, and at last the registries.
+func (l *loop) forget(now time.Time) {
+	left := slices.DeleteFunc(slices.Clone(l.members), func(m *member) bool {
+		if m.leaves.IsZero() {
+			return false
+		}
+		holds := false
+		for iface, f := range l.follows {
+			s := f.sets[m]
+			switch {
+			case s == nil:
+			case now.Before(m.leaves) && len(s.providers()) > 0 && !f.told():
+				holds = true
+			default:
+				delete(f.sets, m)
+				l.send(route.Update{Source: m.Name, Interface: iface, State: route.Dropped})
+			}
+		}
+		return !holds
+	})
+	if len(left) < len(l.members) {
+		l.setMembers(left)
+	}
+}
+
+// told tells whether every registry that stays has said something.
+func (f *follow) told() bool {
+	for m, s := range f.sets {
+		if m.leaves.IsZero() && !s.heard && s.failed == "" {
+			return false
+		}
+	}
+	return true
+}
+
+func (l *loop) setMembers(list []*member) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.members = list
 }
 
 // unfollow ends it.
@@ -170,17 +260,17 @@ func (l *loop) unfollow(iface string) {
 		l.demanded--
 		l.full = false
 	}
-	for i, r := range l.o.Registries {
-		is := f.sets[i].counts()
-		l.count(i, counts{interfaces: -1, protected: -is.protected, stale: -is.stale})
-		l.send(route.Update{Source: r.Name, Interface: iface, State: route.Dropped})
+	for m, s := range f.sets {
+		is := s.counts()
+		l.count(m, counts{interfaces: -1, protected: -is.protected, stale: -is.stale})
+		l.send(route.Update{Source: m.Name, Interface: iface, State: route.Dropped})
 	}
 	l.disk.dirty = true
 }
 
 // subscribe holds the subscription of one interface in one registry until ctx
 // ends.
-func (l *loop) subscribe(ctx context.Context, i int, iface string) {
+func (l *loop) subscribe(ctx context.Context, m *member, iface string) {
 	sets := make(chan registry.Endpoints)
 	var forward sync.WaitGroup
 	forward.Go(func() {
@@ -189,18 +279,18 @@ func (l *loop) subscribe(ctx context.Context, i int, iface string) {
 			case <-ctx.Done():
 				return
 			case e := <-sets:
-				l.tell(ctx, observation{registry: i, iface: iface, set: e})
+				l.tell(ctx, observation{from: m, iface: iface, set: e})
 			}
 		}
 	})
 	defer forward.Wait()
 	for pause := retryFirst; ; pause = min(2*pause, retryMost) {
-		err := l.o.Registries[i].Registry.Subscribe(ctx, iface, sets)
+		err := m.Registry.Subscribe(ctx, iface, sets)
 		if ctx.Err() != nil {
 			return
 		}
 		if err != nil {
-			l.tell(ctx, observation{registry: i, iface: iface, err: err})
+			l.tell(ctx, observation{from: m, iface: iface, err: err})
 		}
 		select {
 		case <-ctx.Done():
@@ -223,14 +313,18 @@ func (l *loop) observe(o observation) {
 	if f == nil {
 		return
 	}
-	s := f.sets[o.registry]
+	m := o.from
+	s := f.sets[m]
+	if s == nil || !m.leaves.IsZero() {
+		return
+	}
 	if o.err != nil {
-		l.step(o.registry, o.iface, s, func() bool { return s.fail(o.err) })
+		l.step(m, o.iface, s, func() bool { return s.fail(o.err) })
 		return
 	}
 	now := time.Now()
-	l.last[o.registry] = now
-	l.step(o.registry, o.iface, s, func() bool { return s.observe(o.set, l.protection, now) })
+	m.last = now
+	l.step(m, o.iface, s, func() bool { return s.observe(o.set, l.protection, now) })
 	if len(s.held) > 0 {
 		l.probe()
 	}
@@ -239,27 +333,28 @@ func (l *loop) observe(o observation) {
 // drop drops held providers whose address refuses.
 func (l *loop) drop(refuses func(iface, address string) bool) {
 	for iface, f := range l.follows {
-		for i, s := range f.sets {
-			l.step(i, iface, s, func() bool { return s.refused(func(address string) bool { return refuses(iface, address) }) })
+		for m, s := range f.sets {
+			l.step(m, iface, s, func() bool { return s.refused(func(address string) bool { return refuses(iface, address) }) })
 		}
 	}
 }
 
 // tick does what time brings.
 func (l *loop) tick(now time.Time) {
-	for i, r := range l.o.Registries {
-		if r.Registry.Status().State == registry.Connected {
-			l.last[i] = now
+	for _, m := range l.members {
+		if m.leaves.IsZero() && m.Registry.Status().State == registry.Connected {
+			m.last = now
 		}
 	}
+	l.forget(now)
 	for iface, f := range l.follows {
 		if !f.local && now.Sub(f.wanted) > l.o.Keep {
 			l.unfollow(iface)
 			continue
 		}
-		for i, s := range f.sets {
-			l.step(i, iface, s, func() bool {
-				return s.expire(now) || !s.heard && !s.stale && l.restore(i, iface, s, now)
+		for m, s := range f.sets {
+			l.step(m, iface, s, func() bool {
+				return s.expire(now) || !s.heard && !s.stale && l.restore(m, iface, s, now)
 			})
 		}
 	}
@@ -267,8 +362,8 @@ func (l *loop) tick(now time.Time) {
 }
 
 // restore serves the last set from disk while the registry says nothing.
-func (l *loop) restore(i int, iface string, s *set, now time.Time) bool {
-	saved, ok := l.disk.set(l.o.Registries[i].Name, iface, now)
+func (l *loop) restore(m *member, iface string, s *set, now time.Time) bool {
+	saved, ok := l.disk.set(m.Name, iface, now)
 	if !ok {
 		return false
 	}
@@ -279,13 +374,13 @@ func (l *loop) restore(i int, iface string, s *set, now time.Time) bool {
 // step runs one step of a set's state machine, and passes on what changed: the
 // set to route, the beginning and end of a hold to the log. It tells whether
 // anything changed.
-func (l *loop) step(i int, iface string, s *set, next func() bool) bool {
+func (l *loop) step(m *member, iface string, s *set, next func() bool) bool {
 	before, why, failed := s.counts(), s.why, s.failed
 	if !next() {
 		return false
 	}
-	name, after := l.o.Registries[i].Name, s.counts()
-	l.count(i, counts{protected: after.protected - before.protected, stale: after.stale - before.stale})
+	name, after := m.Name, s.counts()
+	l.count(m, counts{protected: after.protected - before.protected, stale: after.stale - before.stale})
 	l.disk.dirty = true
 	switch {
 	case s.failed != failed && s.failed != "":
@@ -306,10 +401,10 @@ func (l *loop) send(u route.Update) {
 	}
 }
 
-func (l *loop) count(i int, d counts) {
+func (l *loop) count(m *member, d counts) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	c := &l.Source.counts[i]
+	c := &m.counts
 	c.interfaces += d.interfaces
 	c.protected += d.protected
 	c.stale += d.stale
@@ -319,21 +414,24 @@ func (l *loop) count(i int, d counts) {
 // not followed yet.
 func (l *loop) document() document {
 	d := document{Registries: map[string]map[string]savedSet{}}
-	for i, r := range l.o.Registries {
+	for _, m := range l.members {
+		if !m.leaves.IsZero() {
+			continue
+		}
 		sets := map[string]savedSet{}
-		maps.Copy(sets, l.disk.loaded[r.Name])
+		maps.Copy(sets, l.disk.loaded[m.Name])
 		maps.DeleteFunc(sets, func(_ string, s savedSet) bool { return time.Since(s.Heard) >= staleMost })
 		for iface, f := range l.follows {
-			s := f.sets[i]
+			s := f.sets[m]
 			switch {
 			case !s.heard: // what was loaded stays
 			case len(s.now)+len(s.held) == 0:
 				delete(sets, iface)
 			default:
-				sets[iface] = savedSet{Heard: l.last[i], list: s.providers()}
+				sets[iface] = savedSet{Heard: m.last, list: s.providers()}
 			}
 		}
-		d.Registries[r.Name] = sets
+		d.Registries[m.Name] = sets
 	}
 	return d
 }

@@ -72,7 +72,7 @@ func desired(v *workload.View, before plan, s settings) plan {
 	p := plan{generation: v.Generation, publications: map[workload.Identity]intent{}}
 	mesh, direct := groups{}, groups{}
 	for _, pub := range v.Publications {
-		if len(pub.Registries) > 0 && !slices.Contains(pub.Registries, s.registry) {
+		if !pub.Wants(s.registry) {
 			continue
 		}
 		unprobed := !pub.Live && pub.Reason == workload.ReasonSettling

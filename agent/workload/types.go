@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
@@ -57,6 +58,11 @@ type Publication struct {
 	Live    bool   // its local port answers: it may be advertised
 	Address string // where the provider is dialled, "127.0.0.1:20880"; what answered, once Live
 	Reason  string // why it is not Live
+}
+
+// Wants tells whether the publication is for a registry.
+func (p Publication) Wants(registry string) bool {
+	return len(p.Registries) == 0 || slices.Contains(p.Registries, registry)
 }
 
 // ProviderRules is the Protocol of a subscription by which a provider asks for the
