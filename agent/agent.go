@@ -246,8 +246,8 @@ func machineID() string {
 }
 
 // Run works until ctx ends and then stops in order (DESIGN §8): not ready,
-// withdraw, wait until consumers have noticed, READONLY and drain on the inbound
-// side, close. It returns nil after an orderly stop.
+// withdraw, wait until consumers have noticed, READONLY on the inbound side, drain
+// on both, close. It returns nil after an orderly stop.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.close()
 	a.announce()
@@ -355,7 +355,7 @@ const (
 	endTimeout      = 2 * time.Second
 )
 
-// stop brings the inbound side to an end while everything still works.
+// stop brings calls to an end while everything still works.
 func (a *Agent) stop() {
 	a.stopping.Store(true)
 	a.log.Info("agent stops: withdrawing")

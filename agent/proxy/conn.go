@@ -32,6 +32,8 @@ type conn struct {
 	tryN   int
 	tryErr error
 
+	quiet chan struct{} // capacity 1: the queue may be empty now; nil: nobody waits for that
+
 	mu      sync.Mutex
 	buf     []byte // waits to be written
 	spare   []byte // the buffer written last, for reuse
@@ -144,6 +146,7 @@ func (c *conn) take(done []byte) []byte {
 		c.count()
 		c.writing = false
 		c.mu.Unlock()
+		poke(c.quiet)
 		return nil
 	}
 	out := c.buf
@@ -153,6 +156,13 @@ func (c *conn) take(done []byte) []byte {
 	c.count()
 	c.mu.Unlock()
 	return out
+}
+
+func poke(ch chan<- struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
 }
 
 // maxKept is the largest buffer that is kept for reuse.

@@ -28,7 +28,7 @@ func (p *Proxy) Counters() Counters {
 	c := &p.counters
 	r := Counters{
 		Downstream:       map[string]int64{p.out.name: p.out.open.Load(), p.in.name: p.in.open.Load()},
-		InFlight:         map[string]int64{p.out.name: p.inFlight(&p.out), p.in.name: p.inFlight(&p.in)},
+		InFlight:         map[string]int64{p.out.name: p.inFlight(true), p.in.name: p.inFlight(false)},
 		Rejected:         c.rejected.Load(),
 		ProtocolErrors:   c.protocol.Load(),
 		Oneway:           c.oneway.Load(),
@@ -38,6 +38,9 @@ func (p *Proxy) Counters() Counters {
 		Retries:          c.retries.Load(),
 		Unreadable:       c.unreadable.Load(),
 		DialFailures:     c.dialFailed.Load(),
+	}
+	for _, d := range p.extra {
+		r.Downstream[d.name] += d.open.Load()
 	}
 	p.mu.Lock()
 	r.Upstream = int64(len(p.upstreams))

@@ -56,6 +56,7 @@ type request struct {
 
 func (p *Proxy) serve(nc net.Conn, dir *direction) {
 	d := &downstream{p: p, dir: dir}
+	d.quiet = make(chan struct{}, 1)
 	dir.open.Add(1)
 	d.lane = dir.served.Add(1)
 	if dir.open.Load() <= fewConnections {
@@ -84,6 +85,7 @@ func (p *Proxy) serve(nc net.Conn, dir *direction) {
 // flight are answered into the void.
 func (d *downstream) end() {
 	d.gone.Store(true) // before own is taken: upstream opens nothing afterwards
+	poke(d.quiet)
 	d.close()
 	d.nc.Close()
 	d.own.Lock()
@@ -102,30 +104,45 @@ func (d *downstream) end() {
 // written, at the deadline at the latest. It says that nothing more comes before
 // it closes: closing with requests unread would take back answers on their way.
 func (d *downstream) finish(deadline time.Time) {
-	for !d.gone.Load() && time.Now().Before(deadline) {
+	d.wait(deadline, func() bool {
 		answered := d.calls.Load() == 0 // looked at first: an answer is queued, then counted
 		d.mu.Lock()
-		written := len(d.buf) == 0 && !d.writing
-		d.mu.Unlock()
-		if answered && written {
-			break
-		}
-		time.Sleep(time.Millisecond)
-	}
+		defer d.mu.Unlock()
+		return answered && len(d.buf) == 0 && !d.writing
+	})
 	d.close()
 	if half, ok := d.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
-		for end := time.Now().Add(linger); !d.gone.Load() && time.Now().Before(end); {
-			time.Sleep(time.Millisecond)
-		}
+		d.wait(time.Now().Add(linger), func() bool { return false })
 	}
 	d.abort()
+}
+
+// wait returns when over says so, which is asked again after each change that
+// quiet tells of, when the reader has ended, and at the deadline.
+func (d *downstream) wait(deadline time.Time, over func() bool) {
+	late := time.NewTimer(time.Until(deadline))
+	defer late.Stop()
+	for !d.gone.Load() && !over() {
+		select {
+		case <-d.quiet:
+		case <-late.C:
+			return
+		}
+	}
+}
+
+// answered counts calls that were.
+func (d *downstream) answered(n int64) {
+	if d.calls.Add(-n) == 0 {
+		poke(d.quiet)
+	}
 }
 
 // answer sends the reply to a call that no upstream answers.
 func (d *downstream) answer(c *call, frame []byte) {
 	d.send(frame)
 	if c.inFlight {
-		d.calls.Add(-1)
+		d.answered(1)
 	}
 }
 
@@ -323,6 +340,10 @@ func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *
 
 // place picks an endpoint and notes the frame for dispatch.
 func (d *downstream) place(c *call, frame []byte) {
+	if d.p.refusing.Load() {
+		c.refuse(refusal{reason: route.Refused, text: errStopping.Error(), notExecuted: true})
+		return
+	}
 	if c.pick() {
 		c.inFlight = !c.oneway
 		d.requests = append(d.requests, request{call: *c, frame: frame, up: d.upstream(c)})
@@ -439,7 +460,7 @@ func (d *downstream) await(c call, frame []byte, path string) {
 					iface = string(name)
 				}
 			}
-			d.p.o.Router.AwaitLocal(d.p.ctx, iface, front.Path, front.Version)
+			d.p.o.Router.AwaitLocal(d.p.ctx, iface, front.Path, front.Version, d.dir.application)
 		}
 		table := d.dir.table(d.p.o.Router.Snapshot())
 		host := table.Lookup(front.Path, front.Version)

@@ -333,6 +333,17 @@ func (c *client) read() (dubbo.Header, []byte) {
 	}
 }
 
+// next gives the next frame, whatever it is.
+func (c *client) next() (dubbo.Header, []byte) {
+	c.t.Helper()
+	c.SetReadDeadline(time.Now().Add(patience))
+	h, b, err := readFrame(c)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	return h, b
+}
+
 // call sends a request and waits for its answer.
 func (c *client) call(r req) (dubbo.Header, []byte) {
 	c.t.Helper()

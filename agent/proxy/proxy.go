@@ -40,6 +40,7 @@ type Options struct {
 	Router   *route.Router
 	Outbound []net.Listener // for local consumers
 	Inbound  []net.Listener // for everybody
+	Extra    []Extra        // the same, each for one application
 	Log      *slog.Logger
 	Host     string // named in refusals, so that people know which agent spoke
 
@@ -61,6 +62,13 @@ type Options struct {
 	UpstreamConnections int           // to one endpoint at most, 4
 	DialTimeout         time.Duration // 3 s
 	Heartbeat           time.Duration // idle time after which an upstream is asked for a sign of life, 30 s
+}
+
+// Extra is an inbound listener whose calls go to one application only: services
+// and groups of others do not exist there (CONTRACT §4.1).
+type Extra struct {
+	net.Listener
+	Application string // one of route.Options.Applications
 }
 
 func (o Options) withDefaults() Options {
@@ -103,13 +111,15 @@ type Proxy struct {
 	epoch time.Time
 
 	out, in direction
+	extra   []*direction // of Options.Extra
 	awaits  chan struct{}
 	workers sync.WaitGroup // goroutines of connections
 	stop    context.CancelFunc
 	ctx     context.Context
 
-	draining atomic.Bool // of the inbound side
-	stopping atomic.Bool
+	draining atomic.Bool // the inbound side says READONLY
+	refusing atomic.Bool // new calls are refused, those in flight go on
+	stopping atomic.Bool // nothing goes on
 	budget   budget
 	memory   memory
 	counters counters
@@ -119,13 +129,15 @@ type Proxy struct {
 	upstreams   map[*upstream]struct{}   // guarded by mu
 }
 
-// direction is what differs between the outbound and the inbound side.
+// direction is what differs between the outbound side, the inbound side, and that
+// of one application.
 type direction struct {
-	name     string
-	outbound bool
-	table    func(*route.Snapshot) *route.Table
-	open     atomic.Int64  // downstream connections
-	served   atomic.Uint32 // downstream connections so far
+	name        string
+	outbound    bool
+	application string // whose table it is; empty: everybody's
+	table       func(*route.Snapshot) *route.Table
+	open        atomic.Int64  // downstream connections
+	served      atomic.Uint32 // downstream connections so far
 }
 
 // New makes a proxy; nothing is accepted before Run.
@@ -138,6 +150,10 @@ func New(o Options) (*Proxy, error) {
 	p.memory.limit = int64(p.o.MemoryBytes)
 	p.out = direction{name: "outbound", outbound: true, table: func(s *route.Snapshot) *route.Table { return &s.Outbound }}
 	p.in = direction{name: "inbound", table: func(s *route.Snapshot) *route.Table { return &s.Inbound }}
+	for _, x := range o.Extra {
+		p.extra = append(p.extra, &direction{name: p.in.name, application: x.Application,
+			table: func(s *route.Snapshot) *route.Table { return s.Application(x.Application) }})
+	}
 	p.ctx, p.stop = context.WithCancel(context.Background())
 	p.budget.add(budgetBurst / budgetPerRequest)
 	return p, nil
@@ -159,6 +175,9 @@ func (p *Proxy) Run(ctx context.Context) error {
 	}
 	for _, l := range p.o.Inbound {
 		serve(l, &p.in)
+	}
+	for i, x := range p.o.Extra {
+		serve(x.Listener, p.extra[i])
 	}
 	g.Go(func() error { p.janitor(ctx); return nil })
 	err := g.Wait()
@@ -240,40 +259,69 @@ func isOwn(ip netip.Addr) bool {
 	return false
 }
 
-// Drain ends the inbound side gracefully: READONLY to everybody on the inbound
-// listener, then it waits until nothing is in flight there, or ctx ends. The
-// host's publications must have been withdrawn before (Java 3.x takes about 50 s
-// to come back after a READONLY, CONTRACT §7).
+// Drain lets calls end. It says READONLY to everybody on the inbound side, never on
+// the outbound side. Calls go on being served on both as long as those take that
+// were in flight before; then new ones are refused and the rest ends. It returns
+// when nothing is in flight any more, or with an error when ctx ends, a fifth of
+// whose time is kept for the rest. Listeners stay open meanwhile.
+//
+// The host's publications must have been withdrawn before (Java 3.x takes about
+// 50 s to come back after a READONLY, CONTRACT §7).
 func (p *Proxy) Drain(ctx context.Context) error {
 	p.draining.Store(true) // before the list is made: who comes later is told at once
 	for _, d := range p.connections() {
-		if d.dir == &p.in {
+		if !d.dir.outbound {
 			d.sayReadonly()
 		}
 	}
+	began := p.now()
+	serving, cancel := ctx, context.CancelFunc(func() {})
+	if end, ok := ctx.Deadline(); ok {
+		serving, cancel = context.WithTimeout(ctx, time.Until(end)*4/5)
+	}
+	defer cancel()
+	until(serving, func() bool { return p.inFlight(false) == 0 && !p.outboundSince(began) })
+	p.refusing.Store(true)
+	if !until(ctx, func() bool { return p.inFlight(true)+p.inFlight(false) == 0 }) {
+		return fmt.Errorf("drain: %d calls still in flight: %w", p.inFlight(true)+p.inFlight(false), ctx.Err())
+	}
+	return nil
+}
+
+// until looks every 10 ms; false: ctx has ended before.
+func until(ctx context.Context, over func() bool) bool {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
-	for {
-		left := p.inFlight(&p.in)
-		if left == 0 {
-			return nil
-		}
+	for !over() {
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("drain: %d calls still in flight: %w", left, ctx.Err())
+			return false
 		case <-tick.C:
 		}
 	}
+	return true
 }
 
 // inFlight counts the calls of one side that are not yet answered.
-func (p *Proxy) inFlight(dir *direction) (n int64) {
+func (p *Proxy) inFlight(outbound bool) (n int64) {
 	for _, d := range p.connections() {
-		if d.dir == dir {
+		if d.dir.outbound == outbound {
 			n += d.calls.Load()
 		}
 	}
 	return n
+}
+
+// outboundSince tells whether a call of a local consumer is at an upstream that
+// was read at a moment or before.
+func (p *Proxy) outboundSince(moment time.Duration) bool {
+	return slices.ContainsFunc(p.upstreamConnections(), func(u *upstream) bool {
+		u.mu.Lock()
+		defer u.mu.Unlock()
+		return slices.ContainsFunc(u.slots, func(s slot) bool {
+			return s.busy && s.start <= moment && s.down.dir.outbound && !s.down.gone.Load()
+		})
+	})
 }
 
 func (p *Proxy) connections() []*downstream {

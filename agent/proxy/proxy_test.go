@@ -491,6 +491,71 @@ func TestDrain(t *testing.T) {
 	}
 }
 
+// A stop lets the calls of local consumers end, and serves new ones meanwhile. Then
+// new ones are refused at once. READONLY never comes.
+func TestDrainOutbound(t *testing.T) {
+	release := make(chan struct{})
+	p := serve(t, func(c net.Conn, h dubbo.Header, b []byte) {
+		if bytes.Contains(b, []byte("slow")) {
+			<-release
+		}
+		echo(c, h, b)
+	})
+	a := start(t, Options{UpstreamConnections: 2})
+	a.provide(t, foo, p.addr())
+	slow, other := dial(t, a.outbound), dial(t, a.outbound) // each has an upstream connection of its own
+	slow.write(req{id: 1, iface: foo, arg: "slow"}.frame(t))
+	eventually(t, "call at the provider", func() bool { return p.calls.Load() == 1 })
+	drained := make(chan error, 1)
+	go func() { drained <- a.Drain(context.Background()) }()
+	eventually(t, "drain has begun", a.draining.Load)
+	for i := range 50 {
+		other.wantEcho(req{id: uint64(i), iface: foo, arg: "quick"})
+	}
+	fresh := dial(t, a.outbound) // who comes now is served too; it shares the connection of the slow call
+	fresh.write(req{id: 7, iface: foo, arg: "fresh"}.frame(t))
+	eventually(t, "both calls in flight", func() bool { return a.Counters().InFlight["outbound"] == 2 })
+	close(release)
+	for _, c := range []*client{slow, fresh} {
+		if h, _ := c.next(); h.IsEvent() || h.Status != dubbo.StatusOK {
+			t.Fatalf("%+v, want the answer", h)
+		}
+	}
+	if err := <-drained; err != nil {
+		t.Fatal(err)
+	}
+	other.wantRefusal(req{id: 99, iface: foo}, 1, "stopping")
+	a.shutdown()
+	for _, c := range []*client{slow, other, fresh} {
+		if h, b, err := readFrame(c); err == nil {
+			t.Errorf("%+v %q behind the last answer, want the end", h, b)
+		}
+	}
+}
+
+// What takes longer than the drain is answered before its connection closes, and
+// calls that come in the last fifth of it are refused, so that the drain can end.
+func TestDrainEnds(t *testing.T) {
+	p := serve(t, never)
+	a := start(t, Options{})
+	a.provide(t, foo, p.addr())
+	c := dial(t, a.outbound)
+	c.write(req{id: 1, iface: foo}.frame(t))
+	eventually(t, "call at the provider", func() bool { return p.calls.Load() == 1 })
+	ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
+	defer cancel()
+	if err := a.Drain(ctx); err == nil || !strings.Contains(err.Error(), "1 calls") {
+		t.Fatalf("Drain with a call in flight: %v", err)
+	}
+	dial(t, a.outbound).wantRefusal(req{id: 2, iface: foo}, 1, "stopping")
+	a.shutdown()
+	h, b := c.next()
+	wantRefusal(t, h, b, 1, "stopping")
+	if h.ID != 1 || p.calls.Load() != 1 {
+		t.Errorf("answer to %d; %d calls at the provider, want 1", h.ID, p.calls.Load())
+	}
+}
+
 func TestOtherProtocols(t *testing.T) {
 	a := start(t, Options{})
 	c := dial(t, a.inbound)

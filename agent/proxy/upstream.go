@@ -369,7 +369,7 @@ func (d *downstream) take(replies []reply) bool {
 	}
 	first = first && len(d.buf) > 0
 	d.mu.Unlock()
-	d.calls.Add(-int64(answered)) // finish counts on it: queued, then counted
+	d.answered(int64(answered)) // finish counts on it: queued, then counted
 	for i := range left {
 		left[i].refuse(refusal{reason: route.Limit, text: "too many answers wait for the caller"})
 	}

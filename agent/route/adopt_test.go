@@ -113,7 +113,7 @@ func TestAwaitLocal(t *testing.T) {
 		until(t, r, (*Snapshot).Adopts)
 		ask := func(iface, version string) (bool, time.Duration) {
 			began := time.Now()
-			return r.AwaitLocal(t.Context(), iface, []byte(iface), []byte(version)), time.Since(began)
+			return r.AwaitLocal(t.Context(), iface, []byte(iface), []byte(version), ""), time.Since(began)
 		}
 		if ok, d := ask("a.Foo", "1.0.0"); !ok || d != 0 {
 			t.Errorf("a registered service: %v after %v", ok, d)

@@ -45,12 +45,19 @@ func (r *Router) Await(ctx context.Context, iface string) bool {
 }
 
 // AwaitLocal is for a call from another host of a service that Snapshot.Inbound
-// does not have, while Snapshot.Adopts: it asks the sources to follow the
-// interface, and waits until a local application has registered the path and
-// version. It returns false as Await does, and at once when too many interfaces
-// were asked for that nobody here offers.
-func (r *Router) AwaitLocal(ctx context.Context, iface string, path, version []byte) bool {
-	return r.wait(ctx, &r.arrive, iface, func(s *Snapshot) bool { return s.Inbound.Lookup(path, version) != nil })
+// (or, at an application's own port, Snapshot.Application) does not have, while
+// Snapshot.Adopts: it asks the sources to follow the interface, and waits until a
+// local application, or that one, has registered the path and version. It returns
+// false as Await does, and at once when too many interfaces were asked for that
+// nobody here offers.
+func (r *Router) AwaitLocal(ctx context.Context, iface string, path, version []byte, application string) bool {
+	return r.wait(ctx, &r.arrive, iface, func(s *Snapshot) bool {
+		table := &s.Inbound
+		if application != "" {
+			table = s.Application(application)
+		}
+		return table.Lookup(path, version) != nil
+	})
 }
 
 func (r *Router) wait(ctx context.Context, w *waiters, iface string, known func(*Snapshot) bool) bool {
