@@ -31,6 +31,7 @@ import (
 	"github.com/meshferry/meshferry/agent/api"
 	"github.com/meshferry/meshferry/agent/config"
 	"github.com/meshferry/meshferry/agent/discovery"
+	"github.com/meshferry/meshferry/agent/peercred"
 	"github.com/meshferry/meshferry/agent/proxy"
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/agent/workload"
@@ -128,6 +129,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Readonly:      a.workloads.Readonly,
 		Lost:          a.workloads.Suspect,
 		Refused:       a.discovery.Refused,
+		Process:       func(remote, local net.Addr) int { return peercred.TCP(remote, local).PID },
 		MaxBody:       cfg.Limits.Frame,
 		MaxDownstream: cfg.Limits.Connections,
 		Log:           log.With("part", "proxy"),
@@ -392,13 +394,19 @@ func (a *Agent) project(ctx context.Context) error {
 		for _, s := range view.Static {
 			locals = append(locals, staticLocals(s, a.config.Load().Address)...)
 		}
+		holders := map[string]int{} // by workload: process
+		for _, l := range view.Leases {
+			if l.State == workload.LeaseHeld || l.State == workload.LeaseRenewed {
+				holders[l.Workload] = l.Owner.PID
+			}
+		}
 		callers := make([]route.Caller, 0, len(view.Subscriptions))
 		wanted := make([]string, 0, len(view.Subscriptions))
 		for _, s := range view.Subscriptions {
 			if s.Protocol == workload.ProviderRules {
 				continue // nothing is called
 			}
-			callers = append(callers, route.Caller{Application: s.URL.Param("application"), Service: s.Service, Protocol: s.Protocol, URL: s.URL, PID: max(s.Owner.PID, 0)})
+			callers = append(callers, route.Caller{Application: s.URL.Param("application"), Service: s.Service, Protocol: s.Protocol, URL: s.URL, PID: callerPID(s.Owner, holders[s.Workload])})
 			wanted = append(wanted, s.Service.Interface)
 		}
 		wanted = append(wanted, besideAdopted(locals)...)
@@ -411,6 +419,15 @@ func (a *Agent) project(ctx context.Context) error {
 		case <-changed:
 		}
 	}
+}
+
+// callerPID is the process that calls for a subscription, 0 if it is not known: who
+// holds the lease, else who subscribed.
+func callerPID(o workload.Owner, holder int) int {
+	if holder > 0 {
+		return holder
+	}
+	return max(o.PID, 0)
 }
 
 // awaitLocal waits until the data plane knows the local providers that were kept on

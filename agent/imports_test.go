@@ -22,6 +22,7 @@ var rules = []struct{ from, never, because string }{
 	{"agent/reconcile", "agent/api agent/proxy agent/route registry/", "the loop knows the interface of a registry, not a backend"},
 	{"agent/api", "registry/ agent/proxy", "the control API knows no backend and no frame"},
 	{"agent/discovery", "registry/ agent/proxy agent/api agent/workload", "a source knows the interface of a registry, not a backend"},
+	{"agent/peercred", "agent/route agent/proxy agent/workload agent/api github.com/", "it asks the kernel, and knows nothing of who asks"},
 	{"agent", "dubbo.apache.org/ demo/ cmd/", "dubbo-go hijacks signals and logs; it is for applications and tests"},
 	{"cmd", "dubbo.apache.org/ demo/", "the agent's binary stays small"},
 }

@@ -31,6 +31,7 @@ var (
 	unreadable       = desc("unreadable_requests_total", "Requests in a serialization that cannot be read.")
 	retries          = desc("retries_total", "Calls sent to another endpoint because the one before had not executed them.")
 	dialFailures     = desc("dial_failures_total", "Connections that could not be made.")
+	unknownCallers   = desc("unknown_callers_total", "Connections of local consumers whose application was looked for, because subscriptions disagree, and not found.")
 	callbacks        = desc("callbacks_total", "Requests of providers to their consumers, passed on.")
 	callbacksRefused = desc("callbacks_refused_total", "Requests of providers on connections that several consumers share.")
 
@@ -103,6 +104,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(unreadable, n.Unreadable)
 	counter(retries, n.Retries)
 	counter(dialFailures, n.DialFailures)
+	counter(unknownCallers, n.UnknownCallers)
 	counter(callbacks, n.Callbacks)
 	counter(callbacksRefused, n.CallbacksRefused)
 

@@ -4,7 +4,7 @@ import "sync/atomic"
 
 // counters are what belongs to no service.
 type counters struct {
-	rejected, protocol, oneway, callbacks, callbacksRefused, heartbeats, retries, unreadable, dialFailed atomic.Int64
+	rejected, protocol, oneway, callbacks, callbacksRefused, heartbeats, retries, unreadable, dialFailed, unknownCallers atomic.Int64
 }
 
 // Counters is a reading of what the proxy counts apart from services. All but
@@ -21,6 +21,7 @@ type Counters struct {
 	Retries              int64            // calls sent to another endpoint because the first had not executed them
 	Unreadable           int64            // requests whose serialization could not be read
 	DialFailures         int64
+	UnknownCallers       int64 // local connections whose application was looked for and not found
 }
 
 // Counters reads the counters.
@@ -38,6 +39,7 @@ func (p *Proxy) Counters() Counters {
 		Retries:          c.retries.Load(),
 		Unreadable:       c.unreadable.Load(),
 		DialFailures:     c.dialFailed.Load(),
+		UnknownCallers:   c.unknownCallers.Load(),
 	}
 	for _, d := range p.extra {
 		r.Downstream[d.name] += d.open.Load()

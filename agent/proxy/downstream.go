@@ -33,9 +33,9 @@ type downstream struct {
 	attachments dubbo.Attachments
 	decisions   decisions
 
-	application   atomic.Pointer[string] // of the caller, once looked for (CONTRACT §8)
-	lastRead      atomic.Int64           // p.now() of the last bytes
-	begun         atomic.Int64           // p.now() at which a frame began that has not ended; 0: there is none
+	caller        caller
+	lastRead      atomic.Int64 // p.now() of the last bytes
+	begun         atomic.Int64 // p.now() at which a frame began that has not ended; 0: there is none
 	serialization atomic.Uint32
 	calls         atomic.Int64 // not yet answered
 
@@ -284,8 +284,8 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 	host := table.Lookup(front.Path, front.Version)
 	switch {
 	case host != nil:
-		if d.choose(table, host, &front, &c, frame, &d.attachments) {
-			if host.Only() != nil {
+		if holds, ok := d.choose(table, host, &front, &c, frame, &d.attachments); ok {
+			if holds {
 				d.decisions.add(decision{c.serialization, body[:front.Args], c.cluster, c.limit})
 			}
 			d.place(&c, frame)
@@ -297,23 +297,31 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 	}
 }
 
-// choose sets the cluster. Attachments stand behind the arguments and are reached
-// only if something depends on them.
-func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *dubbo.Front, c *call, frame []byte, a *dubbo.Attachments) bool {
+// choose sets the cluster and the time-out, or refuses. Attachments stand behind the
+// arguments and are reached only if something depends on them. holds tells whether
+// every call that begins with the same bytes is to be treated the same.
+//
+// Where only one group of a service is there, a consumer's first call of a method is
+// looked at: it may ask for another one. Later calls are not, so one with another
+// group than the first goes to the provider, which refuses it.
+func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *dubbo.Front, c *call, frame []byte, a *dubbo.Attachments) (holds, ok bool) {
 	c.cluster = host.Only()
-	askCaller := d.dir.outbound && d.application.Load() == nil && (c.cluster == nil || c.cluster.NeedsCaller())
-	if c.cluster == nil || askCaller {
+	holds = c.cluster != nil
+	if d.dir.outbound || !holds {
 		err := dubbo.FindAttachments(c.serialization, frame[dubbo.HeaderSize:], front, a)
-		if askCaller {
-			name, _ := a.Lookup("remote.application")
-			application := string(name)
-			d.application.Store(&application)
+		if d.dir.outbound && !d.caller.asked() && (c.cluster == nil || c.cluster.NeedsCaller()) {
+			d.caller.learn(a)
 		}
-		if c.cluster == nil {
-			if err != nil {
-				c.refuse(refusal{reason: route.NoRoute, text: "several groups provide " + string(front.Path) + " and the attachments cannot be read: " + err.Error()})
-				return false
-			}
+		switch group, _ := a.Lookup("group"); {
+		case c.cluster != nil && err == nil && string(group) != c.cluster.Service.Group:
+			c.cluster = nil
+			c.refuse(noService(front, group))
+			return false, false
+		case c.cluster != nil:
+		case err != nil:
+			c.refuse(refusal{reason: route.NoRoute, text: "several groups provide " + string(front.Path) + " and the attachments cannot be read: " + err.Error()})
+			return false, false
+		default:
 			// Java puts the interface into the body and the path here, and dispatches
 			// by the path.
 			if path, ok := a.Lookup("path"); ok && !bytes.Equal(path, front.Path) {
@@ -321,21 +329,18 @@ func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *
 					host = byPath
 				}
 			}
-			group, _ := a.Lookup("group")
 			if c.cluster = host.Group(group); c.cluster == nil {
 				c.refuse(noService(front, group))
-				return false
+				return false, false
 			}
 		}
 	}
 	if d.dir.outbound {
-		application := ""
-		if known := d.application.Load(); known != nil {
-			application = *known
-		}
+		application, final := d.application(c.cluster)
 		c.limit = c.cluster.Timeout(application, front.Method)
+		holds = holds && final
 	}
-	return true
+	return holds, true
 }
 
 // place picks an endpoint and notes the frame for dispatch.
@@ -468,7 +473,7 @@ func (d *downstream) await(c call, frame []byte, path string) {
 			c.refuse(noService(&front, nil))
 			return
 		}
-		if d.choose(table, host, &front, &c, frame, &a) && c.pick() {
+		if _, ok := d.choose(table, host, &front, &c, frame, &a); ok && c.pick() {
 			c.cluster.Stats.Request(1)
 			c.send(frame)
 		}

@@ -53,6 +53,10 @@ type Options struct {
 	Readonly func(address string)
 	Lost     func(address string)
 	Refused  func(iface, address string)
+	// Process finds the process that has the other end of a local consumer's
+	// connection, 0 if it cannot be known. It may take its time: no call waits for
+	// it. Nil: callers are known by attachment remote.application alone.
+	Process func(remote, local net.Addr) (pid int)
 
 	MaxBody             int           // bytes of one frame's body, 8 MiB (Dubbo's default payload)
 	MaxDownstream       int           // connections on each listener, 10 000
@@ -113,6 +117,7 @@ type Proxy struct {
 	out, in direction
 	extra   []*direction // of Options.Extra
 	awaits  chan struct{}
+	lookups chan struct{}  // places for Options.Process
 	workers sync.WaitGroup // goroutines of connections
 	stop    context.CancelFunc
 	ctx     context.Context
@@ -145,7 +150,7 @@ func New(o Options) (*Proxy, error) {
 	if o.Router == nil {
 		return nil, errors.New("proxy: no router")
 	}
-	p := &Proxy{o: o.withDefaults(), epoch: time.Now(), downstreams: map[*downstream]struct{}{}, upstreams: map[*upstream]struct{}{}, awaits: make(chan struct{}, maxAwaits)}
+	p := &Proxy{o: o.withDefaults(), epoch: time.Now(), downstreams: map[*downstream]struct{}{}, upstreams: map[*upstream]struct{}{}, awaits: make(chan struct{}, maxAwaits), lookups: make(chan struct{}, maxLookups)}
 	p.log = p.o.Log
 	p.memory.limit = int64(p.o.MemoryBytes)
 	p.out = direction{name: "outbound", outbound: true, table: func(s *route.Snapshot) *route.Table { return &s.Outbound }}
@@ -383,4 +388,5 @@ const (
 	maxDeadline     = 10 * time.Minute // CONTRACT §8
 	deadlineGrace   = 100 * time.Millisecond
 	maxAwaits       = 1024 // calls that wait for a service to be discovered
+	maxLookups      = 2    // connections whose process is looked for at the same time
 )

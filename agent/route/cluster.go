@@ -52,3 +52,7 @@ func (c *Cluster) Timeout(application string, method []byte) time.Duration {
 // NeedsCaller tells whether local subscriptions disagree, so that Timeout
 // depends on the application.
 func (c *Cluster) NeedsCaller() bool { return c.deadlines.differ }
+
+// Application is the one that subscribed to the service from a process, empty when
+// none did, or several.
+func (c *Cluster) Application(pid int) string { return c.deadlines.application(pid) }

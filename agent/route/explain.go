@@ -30,9 +30,19 @@ type Explanation struct {
 	Policy     string      `json:"policy,omitempty"`
 	PolicyWhy  string      `json:"policyWhy,omitempty"`
 	Timeout    string      `json:"timeout,omitempty"`    // "1s"; empty: none
-	TimeoutWhy string      `json:"timeoutWhy,omitempty"` // when it depends on a caller that is not named
+	TimeoutWhy string      `json:"timeoutWhy,omitempty"` // when it depends on the caller
+	Callers    []CallerRow `json:"callers,omitempty"`    // when their time-outs differ
 	Dedicated  bool        `json:"dedicated,omitempty"`
 	Candidates []Candidate `json:"candidates"`
+}
+
+// CallerRow is a local application whose subscription counts for the time-out.
+type CallerRow struct {
+	Application string `json:"application"`
+	Timeout     string `json:"timeout,omitempty"` // of its calls; empty: none
+	// Processes are the pids by which calls are known to be its, when they do not say
+	// it in attachment remote.application.
+	Processes []int `json:"processes"`
 }
 
 // Candidate is one provider that was looked at.
@@ -134,11 +144,22 @@ func (x *Explanation) timeout(cl *Cluster, q Query) {
 	if !cl.NeedsCaller() {
 		return
 	}
-	known := slices.ContainsFunc(cl.deadlines.callers, func(c callerTimeouts) bool {
-		return q.Application != "" && c.application == q.Application
-	})
-	if !known {
-		x.TimeoutWhy = "subscriptions disagree and the application is not known: the longest"
+	known := false
+	for i, c := range cl.deadlines.callers {
+		known = known || q.Application != "" && c.application == q.Application
+		one := CallerRow{Application: c.application, Processes: append([]int{}, c.pids...)}
+		if d := cl.deadlines.caller(i, []byte(q.Method)); d > 0 {
+			one.Timeout = d.String()
+		}
+		x.Callers = append(x.Callers, one)
+	}
+	switch {
+	case known:
+		x.TimeoutWhy = "the caller is known: subscription of " + q.Application
+	case q.Application != "":
+		x.TimeoutWhy = "subscriptions disagree and " + q.Application + " has none: the longest"
+	default:
+		x.TimeoutWhy = "subscriptions disagree and the caller is unknown: the longest"
 	}
 }
 

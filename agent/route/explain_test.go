@@ -42,7 +42,7 @@ func TestExplain(t *testing.T) {
 	c := newCompiler(Options{})
 	c.setCallers([]Caller{
 		{Application: "shop", Service: registry.Service{Interface: "a.B", Group: "g"}, URL: mustURL(t, "consumer://h/a.B?timeout=2000&loadbalance=leastactive")},
-		{Application: "desk", Service: registry.Service{Interface: "a.B", Group: "g"}, URL: mustURL(t, "consumer://h/a.B?timeout=3000&slow.timeout=9000")},
+		{Application: "desk", Service: registry.Service{Interface: "a.B", Group: "g"}, URL: mustURL(t, "consumer://h/a.B?timeout=3000&slow.timeout=9000"), PID: 4711},
 	})
 	const g = "&group=g&application=stock"
 	c.update(Update{Source: "main", Interface: "a.B", State: Protected, Reason: "3 of 4 providers disappeared", Providers: []registry.Provider{
@@ -68,7 +68,7 @@ func TestExplain(t *testing.T) {
 	golden(t, "explain-metadata", s.explain(Query{Service: registry.Service{Interface: "org.apache.dubbo.metadata.MetadataService", Group: "app1", Version: "1.0.0"}, Direction: Inbound}, now))
 	golden(t, "explain-unknown", s.explain(Query{Service: registry.Service{Interface: "a.X"}}, now))
 
-	if x := s.explain(Query{Service: registry.Service{Interface: "a.B", Group: "g"}, Application: "desk"}, now); x.Timeout != "3s" || x.TimeoutWhy != "" {
+	if x := s.explain(Query{Service: registry.Service{Interface: "a.B", Group: "g"}, Application: "desk"}, now); x.Timeout != "3s" || x.TimeoutWhy != "the caller is known: subscription of desk" {
 		t.Errorf("a known caller: %q, %q", x.Timeout, x.TimeoutWhy)
 	}
 }

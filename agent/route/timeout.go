@@ -2,6 +2,7 @@ package route
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -92,6 +93,7 @@ type deadlines struct {
 
 type callerTimeouts struct {
 	application string
+	pids        []int // of its processes, as far as known
 	timeouts
 }
 
@@ -106,9 +108,12 @@ func newDeadlines(callers []Caller, providers []*Endpoint) deadlines {
 		t := timeoutsOf(c.URL)
 		if n := len(d.callers); n > 0 && d.callers[n-1].application == c.Application {
 			d.callers[n-1].join(t)
-			continue
+		} else {
+			d.callers = append(d.callers, callerTimeouts{application: c.Application, timeouts: t})
 		}
-		d.callers = append(d.callers, callerTimeouts{c.Application, t})
+		if last := &d.callers[len(d.callers)-1]; c.PID > 0 && !slices.Contains(last.pids, c.PID) {
+			last.pids = append(last.pids, c.PID)
+		}
 	}
 	for i := range d.callers {
 		d.differ = d.differ || !d.callers[i].equal(&d.callers[0].timeouts)
@@ -135,6 +140,21 @@ func (d *deadlines) of(application string, method []byte) time.Duration {
 		}
 	}
 	return longest
+}
+
+// application is the one that a process belongs to, empty when there is none, or
+// more than one.
+func (d *deadlines) application(pid int) (name string) {
+	for _, c := range d.callers {
+		if !slices.Contains(c.pids, pid) {
+			continue
+		}
+		if name != "" {
+			return ""
+		}
+		name = c.application
+	}
+	return name
 }
 
 func (d *deadlines) caller(i int, method []byte) time.Duration {

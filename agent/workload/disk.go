@@ -113,7 +113,7 @@ func (s *Store) restore(d document, now time.Time) {
 		if one.URL != "" {
 			u, err = registry.ParseURL(one.URL)
 		}
-		sub := Subscription{Workload: one.Workload, Protocol: one.Protocol, Service: one.Service, URL: u, Client: one.Client, Categories: one.Categories, Owner: one.Owner}
+		sub := Subscription{Workload: one.Workload, Protocol: one.Protocol, Service: one.Service, URL: u, Client: one.Client, Categories: one.Categories, Owner: Owner{UID: one.Owner.UID, PID: -1}} // a process of the last run may have ended, and its pid be another's
 		if err == nil {
 			sub, err = completeSubscription(sub)
 		}

@@ -73,8 +73,12 @@ type explanation struct {
 
 	Routed, Dedicated bool
 	Groups            []string
-	Candidates        []candidate
-	Registries        registryStates
+	Callers           []struct {
+		Application, Timeout string
+		Processes            []int
+	}
+	Candidates []candidate
+	Registries registryStates
 }
 
 func (e explanation) print(p *printer) {
@@ -92,6 +96,18 @@ func (e explanation) print(p *printer) {
 	}
 	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason, "registries", e.Registries.String(),
 		"groups", strings.Join(groups, ", "), "load balancing", because(e.Policy, e.PolicyWhy), "time-out", because(e.Timeout, e.TimeoutWhy), "connections", dedicated)
+	var callers [][]string
+	for _, c := range e.Callers {
+		known := "remote.application"
+		if len(c.Processes) > 0 {
+			known += ", process " + strings.Trim(fmt.Sprint(c.Processes), "[]")
+		}
+		callers = append(callers, []string{cmp.Or(c.Application, "(not named)"), cmp.Or(c.Timeout, "none"), known})
+	}
+	if len(callers) > 0 {
+		p.line("")
+		p.table([]string{"CALLER", "TIME-OUT", "KNOWN BY"}, callers)
+	}
 	p.line("")
 	candidates(p, e.Candidates)
 }

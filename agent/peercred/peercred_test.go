@@ -1,4 +1,4 @@
-package api
+package peercred
 
 import (
 	"net/netip"
@@ -34,7 +34,7 @@ func TestFindSocket(t *testing.T) {
 			t.Errorf("%s: %d %s %v", test.remote, uid, inode, found)
 		}
 	}
-	if o := tcpOwner(t.TempDir(), local, local); o != nobody {
+	if o := find(t.TempDir(), local, local); o != nobody {
 		t.Errorf("without tables: %+v", o)
 	}
 }
