@@ -101,7 +101,9 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 		b.round(t)
 	}
 	runtime.ReadMemStats(&after)
-	if got := float64(after.Mallocs-before.Mallocs) / (depth * rounds); got > 0.02 {
+	// One for each burst would be 1/16. Under the race detector sync.Pool drops
+	// every fourth block of the readers.
+	if got := float64(after.Mallocs-before.Mallocs) / (depth * rounds); got > 0.05 {
 		t.Errorf("%.3f allocations for each forwarded call, want 0", got)
 	}
 }

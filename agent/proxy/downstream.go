@@ -170,7 +170,7 @@ const (
 )
 
 func (d *downstream) read() error {
-	r := reader{nc: d.nc, maxBody: d.p.o.MaxBody, memory: d.memory}
+	r := newReader(d.nc, d.p.o.MaxBody, d.memory)
 	defer r.release()
 	for {
 		if err := r.fill(); err != nil {

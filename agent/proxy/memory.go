@@ -1,13 +1,17 @@
 package proxy
 
-import "sync/atomic"
+import (
+	"sync"
+	"sync/atomic"
+)
 
 // memory bounds what waits in all of a proxy's queues and buffers together. Each
 // connection may hold freeBytes without asking; what is above that is counted, in
 // steps of freeBytes, so that a connection whose peer reads costs nothing here.
 type memory struct {
-	limit int64
-	used  atomic.Int64
+	limit  int64
+	used   atomic.Int64
+	blocks sync.Pool // of *block; there are about as many as readers that run
 }
 
 const freeBytes = 64 << 10

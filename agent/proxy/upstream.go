@@ -246,7 +246,7 @@ func (u *upstream) release(id uint64, keep bool) (call, bool) {
 }
 
 func (u *upstream) read() error {
-	r := reader{nc: u.nc, maxBody: u.p.o.MaxBody, memory: u.memory}
+	r := newReader(u.nc, u.p.o.MaxBody, u.memory)
 	defer r.release()
 	for {
 		if err := r.fill(); err != nil {
