@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"os"
 	"path/filepath"
 	"time"
 )
@@ -29,23 +30,39 @@ func (d *demo) launch(ctx context.Context, role, program string, args ...string)
 	if err != nil {
 		return nil, err
 	}
-	lines := make(chan string, 1)
+	address := make(chan string, 1)
 	go func() {
-		line, _ := bufio.NewReader(c.out).ReadString('\n')
-		lines <- line
+		defer close(address)
+		// Whatever else it says there, and Spring Boot logs there, is part of its log.
+		log, err := os.OpenFile(c.log, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return
+		}
+		defer log.Close()
+		for in := bufio.NewReader(c.out); ; {
+			line, err := in.ReadString('\n')
+			var ready struct{ Ready, HTTP string }
+			if json.Unmarshal([]byte(line), &ready) == nil && ready.Ready == role {
+				address <- ready.HTTP
+			} else {
+				log.WriteString(line)
+			}
+			if err != nil {
+				return
+			}
+		}
 	}()
 	ctx, cancel := context.WithTimeout(ctx, deadline)
 	defer cancel()
 	select {
 	case <-ctx.Done():
 		return nil, fmt.Errorf("the %s did not become ready: %w", role, context.Cause(ctx))
-	case line := <-lines:
-		var ready struct{ Ready, HTTP string }
-		if err := json.Unmarshal([]byte(line), &ready); err != nil || ready.Ready != role {
+	case at, ok := <-address:
+		if !ok {
 			<-c.ended // it closed its output, or it is not ours
-			return nil, fmt.Errorf("the %s ended before it was ready: %w", role, c.result())
+			return nil, fmt.Errorf("the %s ended before it was ready: %w\n%s", role, c.result(), c.tail(20))
 		}
-		return &application{child: c, http: ready.HTTP}, nil
+		return &application{child: c, http: at}, nil
 	}
 }
 

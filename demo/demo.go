@@ -169,10 +169,10 @@ func (d *demo) startProvider(ctx context.Context, bin string) (*application, err
 	if err != nil {
 		return nil, err
 	}
-	d.title("A provider%s starts on host A, on port %d. Its registry is mesh://%s: the agent.", d.in("Java"), port, d.a.at(d.a.control))
+	d.title("A provider%s starts on host A, on port %d. Its registry is mesh://%s: the agent.", d.in("Java (Spring Boot)"), port, d.a.at(d.a.control))
 	var p *application
 	if d.java {
-		p, err = d.startJava(ctx, "provider", d.a, strconv.Itoa(port), providerName)
+		p, err = d.startSpring(ctx, "provider", d.a, "--dubbo.protocol.port="+strconv.Itoa(port), "--greeter.name="+providerName)
 	} else {
 		p, err = d.startApplication(ctx, bin, "provider", "--registry", "mesh://"+d.a.at(d.a.control), "--ip", d.a.address, "--port", strconv.Itoa(port), "--name", providerName)
 	}

@@ -27,7 +27,7 @@ import (
 
 const (
 	// patience bounds every wait of a test.
-	patience = 40 * time.Second
+	patience = 2 * time.Minute // much more than anything takes: a busy machine is no mistake
 	service  = "org.example.GreetService"
 
 	outboundPort, inboundPort, controlPort = "20881", "20882", "20883"
@@ -381,22 +381,45 @@ func (w *world) consumer(o options) *app {
 
 func (w *world) app(role string, env, args []string) *app {
 	w.t.Helper()
-	p := w.spawn(fmt.Sprintf("%s-%d", role, w.names.Add(1)), env, program(w.t, "app"), args...)
-	line := make(chan string, 1)
+	return w.launch(role, env, program(w.t, "app"), args)
+}
+
+// launch starts an application and waits until it says that it is ready. What else
+// it says on its standard output is part of its log.
+func (w *world) launch(name string, env []string, path string, args []string) *app {
+	w.t.Helper()
+	p := w.spawn(fmt.Sprintf("%s-%d", name, w.names.Add(1)), env, path, args...)
+	address := make(chan string, 1)
 	go func() {
-		text, _ := bufio.NewReader(p.out).ReadString('\n')
-		line <- text
-	}()
-	var ready struct{ HTTP string }
-	select {
-	case text := <-line:
-		if err := json.Unmarshal([]byte(text), &ready); err != nil {
-			w.t.Fatalf("%s said %q and not that it is ready", p.name, text)
+		defer close(address)
+		log, err := os.OpenFile(p.log, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			return
 		}
+		defer log.Close()
+		for lines := bufio.NewReader(p.out); ; {
+			line, err := lines.ReadString('\n')
+			var ready struct{ Ready, HTTP string }
+			if json.Unmarshal([]byte(line), &ready) == nil && ready.HTTP != "" {
+				address <- ready.HTTP
+			} else {
+				log.WriteString(line)
+			}
+			if err != nil {
+				return
+			}
+		}
+	}()
+	select {
+	case at, ok := <-address:
+		if !ok {
+			w.t.Fatalf("%s ended before it was ready", p.name)
+		}
+		return &app{process: p, http: at}
 	case <-time.After(patience):
 		w.t.Fatalf("%s was not ready within %s", p.name, patience)
 	}
-	return &app{process: p, http: ready.HTTP}
+	return nil
 }
 
 // stats is what a provider counted.
@@ -569,7 +592,7 @@ func (a *app) loadOf(method, arg string, rate int, length time.Duration) (wait f
 
 // web keeps no connections: a test must leave nothing behind. It uses no proxy of
 // the environment.
-var web = &http.Client{Timeout: 90 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+var web = &http.Client{Timeout: 4 * time.Minute, Transport: &http.Transport{DisableKeepAlives: true}}
 
 func fetch(ctx context.Context, address, path string) ([]byte, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+address+path, nil)
@@ -645,10 +668,11 @@ func free(t *testing.T, address string) {
 var withJava = flag.Bool("java", false, "the long suites with Java applications and network namespaces too")
 
 // long skips a suite that make test leaves to make test-java: it takes minutes, and
-// a namespace's addresses confuse Java applications that start meanwhile.
+// it wants a network of its own.
 func long(t *testing.T) {
 	t.Helper()
 	if !*withJava && !*wholeMatrix {
 		t.Skip("run by make test-java")
 	}
+	alone(t)
 }

@@ -27,27 +27,47 @@ var built struct {
 type tests struct{ *testing.M }
 
 func (m tests) Run() int {
-	flag.Parse()
 	if f := flag.Lookup("test.parallel"); f != nil && f.Value.String() == f.DefValue {
 		if err := flag.Set("test.parallel", "4"); err != nil {
 			panic(err)
 		}
 	}
-	dir, err := os.MkdirTemp("", "meshferry-e2e-")
-	if err != nil {
-		panic(err)
+	if built.dir = os.Getenv(programs); built.dir == "" {
+		dir, err := os.MkdirTemp("", "meshferry-e2e-")
+		if err != nil {
+			panic(err)
+		}
+		defer os.RemoveAll(dir)
+		built.dir = dir
 	}
-	defer os.RemoveAll(dir)
-	built.dir = dir
 	return m.M.Run()
 }
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if *withJava || *wholeMatrix {
+		if status, done := isolated(); done {
+			os.Exit(status)
+		}
+	}
+	goleak.VerifyTestMain(tests{m})
+}
 
 // program is the path of "meshferry" (with the race detector, if the tests have
 // it) or "app" (without).
 func program(t testing.TB, name string) string {
 	t.Helper()
+	if os.Getenv(programs) == "" {
+		build()
+	}
+	if built.err != nil {
+		t.Fatal(built.err)
+	}
+	return filepath.Join(built.dir, name)
+}
+
+// build builds both, once.
+func build() {
 	built.once.Do(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 8*time.Minute)
 		defer cancel()
@@ -68,8 +88,4 @@ func program(t testing.TB, name string) string {
 		build("cmd/meshferry", race...)
 		build("demo/app")
 	})
-	if built.err != nil {
-		t.Fatal(built.err)
-	}
-	return filepath.Join(built.dir, name)
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // What a service is published as is set in the agent's file, service by service.
@@ -123,7 +124,7 @@ func TestBackToDirect(t *testing.T) {
 		}
 		return nil
 	})
-	wait := c.load(100, patience/8)
+	wait := c.load(100, 5*time.Second)
 	a.stop()
 	withFile("services: [{match: \"*\", publish: direct}]")(a)
 	a.restart()

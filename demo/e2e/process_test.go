@@ -3,6 +3,7 @@ package e2e
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -30,7 +31,7 @@ type process struct {
 // test fails; a data race or a panic in it fails the test.
 func (w *world) spawn(name string, env []string, path string, args ...string) *process {
 	w.t.Helper()
-	log, err := os.CreateTemp(w.dir, name+"-*.log")
+	log, err := os.OpenFile(filepath.Join(w.dir, fmt.Sprintf("%s-%d.log", name, w.names.Add(1))), os.O_CREATE|os.O_EXCL|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		w.t.Fatal(err)
 	}

@@ -139,12 +139,17 @@ func Classes(ctx context.Context, name, jars string, sources map[string][]byte) 
 // folder below the repository's root, with are other folders that it builds.
 // Progress goes to standard error.
 func Project(ctx context.Context, name, at string, with ...string) (string, error) {
+	return ProjectWith(ctx, name, nil, at, with...)
+}
+
+// ProjectWith is Project with arguments for Maven: other arguments, other folder.
+func ProjectWith(ctx context.Context, name string, args []string, at string, with ...string) (string, error) {
 	root, err := Root()
 	if err != nil {
 		return "", fmt.Errorf("install %s: %w", name, err)
 	}
 	folders := append([]string{at}, with...)
-	var key []byte
+	key := []byte(strings.Join(args, "\x00"))
 	for _, folder := range folders {
 		more, err := sources(os.DirFS(filepath.Join(root, folder)))
 		if err != nil {
@@ -165,7 +170,8 @@ func Project(ctx context.Context, name, at string, with ...string) (string, erro
 		}
 		defer unlock()
 		fmt.Fprintf(os.Stderr, "install: building %s with Maven (once)\n", at)
-		if err := run(exec.CommandContext(ctx, "mvn", "-q", "-B", "-f", filepath.Join(work, at, "pom.xml"), "clean", "package", "-Dmaven.test.skip=true")); err != nil {
+		args := append([]string{"-q", "-B", "-f", filepath.Join(work, at, "pom.xml"), "clean", "package", "-Dmaven.test.skip=true"}, args...)
+		if err := run(exec.CommandContext(ctx, "mvn", args...)); err != nil {
 			return err
 		}
 		return collect(filepath.Join(work, at), dir)

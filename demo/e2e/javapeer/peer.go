@@ -22,8 +22,8 @@ import (
 // readyWithin bounds the start of a JVM on a busy machine; callWithin the wait
 // for an answer beyond what a load takes by itself.
 const (
-	readyWithin = 90 * time.Second
-	callWithin  = 60 * time.Second
+	readyWithin = 3 * time.Minute
+	callWithin  = 2 * time.Minute
 )
 
 // Options describe a process. One with a port is a provider; any can call.

@@ -21,7 +21,7 @@ import (
 
 // readyWithin bounds the wait for a server to serve; a JVM on a busy machine can
 // take many seconds.
-const readyWithin = 60 * time.Second
+const readyWithin = 2 * time.Minute
 
 // Option changes how a server is started.
 type Option func(*config)

@@ -19,21 +19,6 @@ public final class Consumer {
                 .reference(reference)
                 .start();
         GreetService service = reference.get();
-
-        Control.serve("consumer", "/call", query -> {
-            StringBuilder lines = new StringBuilder();
-            for (int i = 1; i <= Control.number(query, "n", 1); i++) {
-                long begin = System.nanoTime();
-                String outcome;
-                try {
-                    outcome = "\"ok\":true,\"answer\":" + Control.quoted(service.sayHello("world"));
-                } catch (RuntimeException e) {
-                    outcome = "\"ok\":false,\"error\":" + Control.quoted(e.toString());
-                }
-                double ms = (System.nanoTime() - begin) / 1000 / 1000.0;
-                lines.append("{\"n\":").append(i).append(",\"ms\":").append(ms).append(',').append(outcome).append("}\n");
-            }
-            return lines.toString();
-        });
+        Control.serve("consumer", "/call", query -> Ledger.of(query, () -> service.sayHello("world")));
     }
 }

@@ -1,9 +1,5 @@
 package org.example;
 
-import java.util.Collections;
-import java.util.Set;
-import java.util.concurrent.ConcurrentHashMap;
-import java.util.concurrent.atomic.AtomicInteger;
 import org.apache.dubbo.config.ApplicationConfig;
 import org.apache.dubbo.config.ProtocolConfig;
 import org.apache.dubbo.config.RegistryConfig;
@@ -17,14 +13,11 @@ public final class Provider {
 
     public static void main(String[] args) throws Exception {
         String name = args[2];
-        AtomicInteger calls = new AtomicInteger();
-        Set<String> peers = Collections.newSetFromMap(new ConcurrentHashMap<>());
-
+        Calls calls = new Calls();
         ServiceConfig<GreetService> service = new ServiceConfig<>();
         service.setInterface(GreetService.class);
         service.setRef(who -> {
-            calls.incrementAndGet();
-            peers.add(RpcContext.getServiceContext().getRemoteAddressString());
+            calls.count(RpcContext.getServiceContext().getRemoteAddressString());
             return "hello " + who + ", this is " + name;
         });
         DubboBootstrap.getInstance()
@@ -33,8 +26,6 @@ public final class Provider {
                 .protocol(new ProtocolConfig("dubbo", Integer.parseInt(args[1])))
                 .service(service)
                 .start();
-
-        Control.serve("provider", "/stats", query ->
-                "{\"calls\":{\"sayHello\":" + calls + "},\"connections\":" + peers.size() + "}\n");
+        Control.serve("provider", "/stats", query -> calls.toString());
     }
 }

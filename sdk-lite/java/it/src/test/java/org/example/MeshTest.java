@@ -93,7 +93,7 @@ class MeshTest {
         }
 
         String url() {
-            return "mesh://127.0.0.1:" + control + "?register-mode=interface";
+            return "mesh://127.0.0.1:" + control;
         }
 
         /** Null: no good answer. */

@@ -423,7 +423,9 @@ public final class Client implements AutoCloseable {
         for (Topic t : all) {
             direct += t.set().direct() ? 1 : 0;
         }
-        log().warn("agent " + address + " is away: what is published stays so while the registry keeps it; "
-                + direct + " of " + all.size() + " subscriptions call direct providers");
+        log().warn("agent " + address + " is away, this application goes on without it until it is back"
+                + (exports.isEmpty() ? "" : "; consumers find its services for as long as the registry keeps the agent's session")
+                + (all.isEmpty() ? "" : "; " + direct + " of its " + all.size() + " references call the direct providers that were known last")
+                + (direct == all.size() ? "" : ", the others fail"));
     }
 }

@@ -8,11 +8,11 @@ import java.nio.charset.StandardCharsets;
 import java.util.function.Function;
 
 /** The remote control of the demo: one path over HTTP on loopback. Nothing of it is needed to use Dubbo or an agent. */
-final class Control {
+public final class Control {
     private Control() {}
 
     /** Serves until the process ends, and says on standard output that it does. */
-    static void serve(String role, String path, Function<String, String> answer) throws IOException {
+    public static void serve(String role, String path, Function<String, String> answer) throws IOException {
         HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getByName("127.0.0.1"), 0), 0);
         server.createContext(path, exchange -> {
             String query = exchange.getRequestURI().getQuery();
@@ -25,7 +25,7 @@ final class Control {
         System.out.println("{\"ready\":\"" + role + "\",\"http\":\"127.0.0.1:" + server.getAddress().getPort() + "\"}");
     }
 
-    static int number(String query, String name, int otherwise) {
+    public static int number(String query, String name, int otherwise) {
         for (String pair : query.split("&")) {
             if (pair.startsWith(name + "=")) {
                 return Integer.parseInt(pair.substring(name.length() + 1));
@@ -34,7 +34,7 @@ final class Control {
         return otherwise;
     }
 
-    static String quoted(String text) {
+    public static String quoted(String text) {
         StringBuilder b = new StringBuilder("\"");
         for (char c : text.toCharArray()) {
             if (c == '"' || c == '\\') {
