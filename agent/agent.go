@@ -62,6 +62,8 @@ type Agent struct {
 
 type listeners struct {
 	outbound, inbound, control, socket, mosn net.Listener
+
+	extra []extra
 }
 
 func (l listeners) all() (list []net.Listener) {
@@ -69,6 +71,9 @@ func (l listeners) all() (list []net.Listener) {
 		if one != nil {
 			list = append(list, one)
 		}
+	}
+	for _, x := range l.extra {
+		list = append(list, x.Listener)
 	}
 	return list
 }
@@ -120,11 +125,14 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Inbound: a.advertised(cfg),
 		Policy:  func(s registry.Service) string { return a.config.Load().LoadBalance(s) },
 		Log:     log.With("part", "route"),
+
+		Applications: a.listeners.withOwnPort(),
 	})
 	a.proxy, err = proxy.New(proxy.Options{
 		Router:        a.router,
 		Outbound:      []net.Listener{a.listeners.outbound},
 		Inbound:       []net.Listener{a.listeners.inbound},
+		Extra:         a.listeners.proxied(),
 		Host:          cfg.Address,
 		Readonly:      a.workloads.Readonly,
 		Lost:          a.workloads.Suspect,
@@ -142,6 +150,8 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Agent:     boot,
 		Version:   version,
 		Address:   net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound)),
+		Extra:     a.listeners.advertisedExtra(cfg.Address),
+		Inbound:   a.advertised(cfg),
 		Listeners: []net.Listener{a.listeners.control},
 		Workloads: a.workloads,
 		Routes:    a.router,
@@ -190,6 +200,9 @@ func (a *Agent) listen(cfg config.Config) (err error) {
 		return err
 	}
 	if l.inbound, err = listen("inbound", "--inbound", cfg.Listeners.Inbound); err != nil {
+		return err
+	}
+	if err = l.openExtra(cfg); err != nil {
 		return err
 	}
 	if l.control, err = listen("control", "--control", cfg.Listeners.Control); err != nil {
@@ -312,6 +325,9 @@ func (a *Agent) announce() {
 	a.log.Info("agent runs", "address", net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound)), "outbound", a.listeners.outbound.Addr().String(),
 		"inbound", a.listeners.inbound.Addr().String(), "control", a.listeners.control.Addr().String(), "socket", cfg.Listeners.ControlSocket,
 		"state", cfg.StateDir, "registries", strings.Join(registries, " "))
+	for _, x := range a.listeners.advertisedExtra(cfg.Address) {
+		a.log.Info("an application has an inbound port of its own", "application", x.Application, "address", x.Address)
+	}
 }
 
 // running is a group of parts that end together.

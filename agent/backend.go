@@ -105,6 +105,7 @@ func (a *Agent) open(cfg config.Config, r config.Registry) (*backend, error) {
 		Registry:  client,
 		Workloads: a.workloads.View(),
 		Address:   rewrite.Address{Host: address, Port: a.inbound, Caps: "1"},
+		Ports:     a.listeners.extraPorts(),
 		HostID:    hostID,
 		Mode:      func(s registry.Service) reconcile.Mode { return reconcile.Mode(a.config.Load().PublishMode(s)) },
 		Models:    cfg.Publish.Models,

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -175,6 +176,7 @@ type provider struct {
 	net.Listener
 	held    chan struct{} // a value for each call that came to be held
 	release chan struct{} // closed: held calls are answered
+	calls   atomic.Int64
 	wg      sync.WaitGroup
 	mu      sync.Mutex
 	conns   []net.Conn // guarded by mu
@@ -234,6 +236,9 @@ func (p *provider) serve(c net.Conn) {
 	defer c.Close()
 	for {
 		h, b, err := readFrame(c)
+		if err == nil && !h.IsEvent() {
+			p.calls.Add(1)
+		}
 		switch {
 		case err != nil:
 			return
@@ -272,8 +277,13 @@ func consume(t *testing.T, a *agentUnderTest) *consumer {
 // send sends a call of a method of the service.
 func (c *consumer) send(method string) (id uint64) {
 	c.t.Helper()
+	return c.sendTo(service, method)
+}
+
+func (c *consumer) sendTo(iface, method string) (id uint64) {
+	c.t.Helper()
 	e := hessian.NewEncoder()
-	for _, v := range []any{"2.0.2", service, "", method, "Ljava/lang/String;", "x", map[any]any{"path": service, "interface": service, "timeout": "60000"}} {
+	for _, v := range []any{"2.0.2", iface, "", method, "Ljava/lang/String;", "x", map[any]any{"path": iface, "interface": iface, "timeout": "60000"}} {
 		if err := e.Encode(v); err != nil {
 			c.t.Fatal(err)
 		}

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"slices"
@@ -31,11 +32,14 @@ func (a *Agent) own() (list []netip.AddrPort) {
 	return list
 }
 
-// advertised are the addresses at which registries list the inbound listener.
-func (a *Agent) advertised(cfg config.Config) []string {
-	list := []string{net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound))}
-	for _, host := range cfg.Addresses {
-		list = append(list, net.JoinHostPort(host, fmt.Sprint(a.inbound)))
+// advertised are the addresses at which registries list the inbound listeners.
+func (a *Agent) advertised(cfg config.Config) (list []string) {
+	ports := slices.Collect(maps.Values(a.listeners.extraPorts()))
+	for _, port := range append(ports, a.inbound) {
+		list = append(list, net.JoinHostPort(cfg.Address, fmt.Sprint(port)))
+		for _, host := range cfg.Addresses {
+			list = append(list, net.JoinHostPort(host, fmt.Sprint(port)))
+		}
 	}
 	slices.Sort(list)
 	return slices.Compact(list)

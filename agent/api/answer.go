@@ -69,7 +69,7 @@ type Question struct {
 	Providers []registry.Provider
 	Outbound  netip.AddrPort // bound address of the outbound listener
 	Protocols []string       // what the outbound listener speaks
-	Address   string         // host:port that other hosts dial to reach providers here
+	Inbound   []string       // every host:port at which registries list providers behind this agent
 }
 
 // withoutAgent are the providers as they can be called while this agent is away:
@@ -79,7 +79,7 @@ func (q Question) withoutAgent() []registry.Provider {
 	for i := range list {
 		u := &list[i].URL
 		origin, err := registry.ParseURL(u.Protocol + "://" + u.Param(registry.MarkOrigin))
-		if err == nil && origin.Port != 0 && u.HostPort() == q.Address {
+		if err == nil && origin.Port != 0 && slices.Contains(q.Inbound, u.HostPort()) {
 			u.Host, u.Port = origin.Host, origin.Port
 		}
 	}

@@ -262,7 +262,7 @@ func TestFallbackAvoidsThisAgent(t *testing.T) {
 	}
 	d := Answer(Question{
 		Subscription: consumer, State: StateReady, Providers: providers(mesh("10.0.0.5"), mesh("10.0.0.6")),
-		Outbound: netip.MustParseAddrPort("127.0.0.1:20881"), Protocols: []string{"dubbo"}, Address: "10.0.0.5:20882",
+		Outbound: netip.MustParseAddrPort("127.0.0.1:20881"), Protocols: []string{"dubbo"}, Inbound: []string{"10.0.0.5:20882", "10.0.0.5:20892"},
 	})
 	if len(d.Fallback) != 2 || !strings.HasPrefix(d.Fallback[0], "dubbo://10.0.0.6:20882/") || !strings.HasPrefix(d.Fallback[1], "dubbo://127.0.0.1:20880/") {
 		t.Errorf("fallback %q", d.Fallback)

@@ -26,6 +26,8 @@ type Options struct {
 	Agent     string         // boot id; an upgrade keeps it, a restart does not
 	Version   string         // of the program, shown in status
 	Address   string         // host:port that other hosts dial, shown in status
+	Extra     []Extra        // exceptions of Address
+	Inbound   []string       // every host:port at which registries list providers behind this agent; nil: Address
 	Listeners []net.Listener // loopback TCP and unix; the server closes them
 	Workloads *workload.Store
 	Routes    Routes
@@ -60,6 +62,12 @@ type Registry struct {
 	State  *watch.Value[reconcile.State] // of its reconcile.Loop; never holds nil
 }
 
+// Extra is an inbound port that belongs to one application.
+type Extra struct {
+	Application string `json:"application"`
+	Address     string `json:"address"` // host:port that other hosts dial
+}
+
 // Routes is what the API reads of a *route.Router.
 type Routes interface {
 	Snapshot() *route.Snapshot
@@ -79,6 +87,9 @@ type Mosn struct {
 
 func (o Options) withDefaults() Options {
 	o.Limits = o.Limits.withDefaults()
+	if o.Inbound == nil {
+		o.Inbound = []string{o.Address}
+	}
 	if o.Protocols == nil {
 		o.Protocols = []string{"dubbo"}
 	}

@@ -22,6 +22,7 @@ type Status struct {
 	State      string           `json:"state"` // "running" or "stopping"
 	Uptime     string           `json:"uptime"`
 	Address    string           `json:"address"` // what other hosts dial
+	Extra      []Extra          `json:"extra"`   // exceptions of address
 	Outbound   string           `json:"outbound"`
 	Registries []RegistryStatus `json:"registries"`
 	Workloads  []WorkloadStatus `json:"workloads"`
@@ -80,7 +81,7 @@ func (s *Server) status(c *gin.Context) {
 	view := s.view()
 	st := Status{
 		Agent: s.o.Agent, Version: s.o.Version, State: "running", Uptime: age(now, s.started),
-		Address: s.o.Address, Outbound: s.o.Outbound.String(),
+		Address: s.o.Address, Extra: append([]Extra{}, s.o.Extra...), Outbound: s.o.Outbound.String(),
 		Registries: []RegistryStatus{}, Workloads: s.workloads(view), Static: s.statics(view), Protected: []SetStatus{}, Warnings: []string{},
 	}
 	if s.o.Draining() {

@@ -3,7 +3,9 @@ package config
 import (
 	"log/slog"
 	"maps"
+	"net"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
@@ -20,6 +22,7 @@ type Config struct {
 	Registries []Registry
 	Services   []Service // the first that matches and says something decides
 	Static     []Static  // of inbound
+	Extra      []Extra   // of inbound
 	Publish    Publish
 	Protection Protection
 	Stop       Stop
@@ -44,6 +47,12 @@ type Service struct {
 	Match       string
 	Publish     string // "mesh", "direct", "both", "off"; empty: not said here
 	LoadBalance string // "random", "roundrobin", "leastactive"; empty: not said here
+}
+
+// Extra is an inbound port of its own for one application (CONTRACT §4.1).
+type Extra struct {
+	Port        int
+	Application string // its Dubbo name
 }
 
 // Static is a local application that registers itself at the inbound listener's
@@ -136,6 +145,13 @@ func (c Config) Redacted() Config {
 	}
 	c.Addresses = maps.Clone(c.Addresses)
 	return c
+}
+
+// ExtraAddress is where an extra inbound port listens: at the host of the inbound
+// listener.
+func (c Config) ExtraAddress(x Extra) string {
+	host, _, _ := net.SplitHostPort(c.Listeners.Inbound)
+	return net.JoinHostPort(host, strconv.Itoa(x.Port))
 }
 
 // AddressFor is the host that users of a registry dial.

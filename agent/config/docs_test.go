@@ -59,6 +59,7 @@ func TestManual(t *testing.T) {
 		"registries":     "`--registry` `MESHFERRY_REGISTRY`|at once",
 		"services":       "|at once",
 		"inbound.static": "|at once",
+		"inbound.extra":  "|restart",
 	}
 	defaultOf := map[string]string{}
 	for _, s := range settings() {
@@ -115,6 +116,7 @@ func TestManual(t *testing.T) {
 
 	static := map[string]string{"application": "", "protocol": "", "host": "", "port": "", "services": ""}
 	same(t, "inbound.static[]", first(tables["key of `inbound.static[]`"]), static)
+	same(t, "inbound.extra[]", first(tables["key of `inbound.extra[]`"]), map[string]string{"port": "", "application": ""})
 }
 
 func first(rows [][]string) map[string]string {

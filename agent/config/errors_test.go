@@ -17,7 +17,15 @@ func TestErrors(t *testing.T) {
 		{name: "unknown key at the top", file: "registrys: []", want: []string{`m.yaml:1: unknown key "registrys" (did you mean "registries"?)`}},
 		{name: "key of another level", file: "emptyHold: 1s", want: []string{`m.yaml:1: unknown key "emptyHold" (did you mean "protection.emptyHold"?)`}},
 		{name: "like nothing", file: "stop: {zzzzzzzz: 1}", want: []string{`m.yaml:1: unknown key "stop.zzzzzzzz" (known here: drain, notifyWait)`}},
-		{name: "not yet", file: "inbound: {extra: []}", want: []string{"m.yaml:1: inbound.extra: this version does not have it yet"}},
+		{name: "not yet", file: "meshPorts: []", want: []string{"m.yaml:1: meshPorts: this version does not have it yet"}},
+		{name: "extra without application", file: "inbound:\n  extra:\n  - port: 20892", want: []string{"m.yaml:3: inbound.extra: an entry needs port and application, the one to which the port belongs"}},
+		{name: "extra port", file: "inbound: {extra: [{port: 0, application: a}, {prot: 1}]}", want: []string{`m.yaml:1: inbound.extra.port: want a number in 1..65535, not "0"`, `m.yaml:1: unknown key "inbound.extra.prot" (did you mean "port"?)`, "m.yaml:1: inbound.extra: an entry needs port and application, the one to which the port belongs"}},
+		{name: "two extra ports", file: "inbound:\n  extra:\n  - {port: 20892, application: a}\n  - {port: 20893, application: a}", want: []string{"m.yaml:4: inbound.extra: a is there twice, and has one port"}},
+		{name: "extra port taken", file: "inbound:\n  extra:\n  - {port: 20881, application: a}\n  - {port: 20882, application: b}\n  - {port: 20892, application: c}\n  - {port: 20892, application: d}", want: []string{
+			"m.yaml:3: listeners.outbound and inbound.extra of a cannot both be had: 127.0.0.1:20881 and 0.0.0.0:20881",
+			"m.yaml:4: listeners.inbound and inbound.extra of b have the same address 0.0.0.0:20882",
+			"m.yaml:6: inbound.extra of c and inbound.extra of d have the same address 0.0.0.0:20892"}},
+		{name: "extra port of a static application", file: "inbound:\n  extra: [{port: 20892, application: a}]\n  static: [{application: a, port: 20892}]", want: []string{"m.yaml:3: inbound.static: a: port 20892 is the agent's own listener 0.0.0.0:20892: set the port on which the application really listens"}},
 		{name: "registry key not yet", file: "registries: [{url: '" + zk + "', namespace: x}]", want: []string{"m.yaml:1: registries.namespace: this version does not have it yet"}},
 		{name: "several at once", file: "probe: {fall: x}\nlog: {level: inf}\nstop: {drain: 5}", want: []string{
 			`m.yaml:1: probe.fall: want a number in 1..1000, not "x"`,

@@ -291,10 +291,10 @@ func (l *loader) check() {
 	}
 	l.ports()
 	for _, s := range l.c.Static {
-		for _, own := range []string{l.c.Listeners.Outbound, l.c.Listeners.Inbound, l.c.Listeners.Control} {
-			host, port, _ := net.SplitHostPort(own)
+		for _, own := range l.listeners() {
+			host, port, _ := net.SplitHostPort(own.address)
 			if ip, err := netip.ParseAddr(host); port == strconv.Itoa(s.Port) && (err != nil || ip.IsUnspecified() || host == cmp.Or(s.Host, "127.0.0.1")) {
-				l.fail(l.where["inbound.static"], "inbound.static: %s: port %d is the agent's own listener %s: set the port on which the application really listens", s.Application, s.Port, own)
+				l.fail(l.where["inbound.static"], "inbound.static: %s: port %d is the agent's own listener %s: set the port on which the application really listens", s.Application, s.Port, own.address)
 			}
 		}
 	}
@@ -317,23 +317,53 @@ var errNoRegistry = errors.New(`no registry is set, so nothing could be publishe
   registries: [{url: "zookeeper://host:2181"}]   in the file of --config
 To try it on one machine without a server: --registry local:///tmp/registry --address 127.0.0.1`)
 
-// ports errs for listeners that cannot both be had.
-func (l *loader) ports() {
-	seen := map[string]string{}
-	for _, one := range []struct{ key, address string }{
+// listener is an address that the agent listens on, by the key that sets it.
+type listener struct{ key, address string }
+
+func (l *loader) listeners() []listener {
+	list := []listener{
 		{"listeners.outbound", l.c.Listeners.Outbound}, {"listeners.inbound", l.c.Listeners.Inbound},
 		{"listeners.control", l.c.Listeners.Control}, {"compat.mosn.listen", l.c.Compat.Mosn.Listen},
-	} {
+	}
+	for _, x := range l.c.Extra {
+		list = append(list, listener{extraKey(x), l.c.ExtraAddress(x)})
+	}
+	return list
+}
+
+// ports errs for listeners that cannot both be had.
+func (l *loader) ports() {
+	var seen []listener
+	for _, one := range l.listeners() {
 		if one.address == "" || strings.HasSuffix(one.address, ":0") {
 			continue
 		}
-		if other := seen[one.address]; other != "" {
+		for _, other := range seen {
+			if !overlap(one.address, other.address) {
+				continue
+			}
 			where := l.where[one.key]
 			if where == "" {
-				where = l.where[other]
+				where = l.where[other.key]
 			}
-			l.fail(where, "%s and %s have the same address %s", other, one.key, one.address)
+			if one.address == other.address {
+				l.fail(where, "%s and %s have the same address %s", other.key, one.key, one.address)
+			} else {
+				l.fail(where, "%s and %s cannot both be had: %s and %s", other.key, one.key, other.address, one.address)
+			}
 		}
-		seen[one.address] = one.key
+		seen = append(seen, one)
 	}
+}
+
+// overlap tells whether two addresses cannot be listened on by two: the same port,
+// at the same host or at every one.
+func overlap(a, b string) bool {
+	hostA, portA, _ := net.SplitHostPort(a)
+	hostB, portB, _ := net.SplitHostPort(b)
+	every := func(host string) bool {
+		ip, err := netip.ParseAddr(host)
+		return host == "" || err == nil && ip.IsUnspecified()
+	}
+	return portA == portB && (hostA == hostB || every(hostA) || every(hostB))
 }

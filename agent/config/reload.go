@@ -49,6 +49,9 @@ func (c Config) Reload(next Config) (merged Config, changed, restart []string) {
 	if !slices.EqualFunc(c.Registries, merged.Registries, func(a, b Registry) bool { return a.Name == b.Name }) {
 		changed = append(changed, "registries")
 	}
+	if !slices.Equal(c.Extra, next.Extra) {
+		restart = append(restart, "inbound.extra")
+	}
 	slices.Sort(changed)
 	slices.Sort(restart)
 	return merged, changed, restart

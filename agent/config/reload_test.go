@@ -19,7 +19,7 @@ func TestReload(t *testing.T) {
 		{"defaults written out", "stop: {drain: 10000ms}\npublish: {models: [interface, application]}\nlimits: {frame: 8388608}", "", ""},
 		{"live", services + "probe: {fall: 9}\nlog: {level: debug}\nprotection: {enabled: false}", "log.level probe.fall protection.enabled services", ""},
 		{"static", "inbound: {static: [{application: shop, port: 20880, services: [com.a.Foo]}]}", "inbound.static", ""},
-		{"restart", "address: 192.0.2.9\nlog: {format: json}\npublish: {models: [interface]}", "", "address log.format publish.models"},
+		{"restart", "address: 192.0.2.9\nlog: {format: json}\npublish: {models: [interface]}\ninbound: {extra: [{port: 20892, application: a}]}", "", "address inbound.extra log.format publish.models"},
 		{"both", services + "stateDir: /elsewhere", "services", "stateDir"},
 		{"lists", "addresses: {main: 192.0.2.9}\nregistries: [{url: '" + zk + "/other'}]", "", "addresses.main registries.main"},
 		{"one more registry", "addresses: {new: 192.0.2.9}\nregistries: [{url: '" + zk + "'}, {name: new, url: '" + zk + "/other'}]", "registries", ""},

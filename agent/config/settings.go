@@ -33,7 +33,7 @@ type value struct {
 }
 
 // settings are all of them but for the lists: addresses, registries, services,
-// inbound.static.
+// inbound.static, inbound.extra.
 func settings() []setting {
 	return []setting{
 		{"address", "address", "host that other hosts dial\n(default: address of the default route's interface)",
@@ -77,7 +77,7 @@ func settings() []setting {
 
 // later are names of CONTRACT §11 whose part this version does not have.
 var later = map[string]bool{
-	"inbound.extra": true, "meshPorts": true,
+	"meshPorts":             true,
 	"registries.configRoot": true, "registries.namespace": true, "registries.tls": true, "registries.weight": true,
 }
 

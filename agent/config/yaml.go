@@ -102,7 +102,7 @@ func (y yamlReader) mapping(n *yaml.Node, path string, depth int) {
 	}
 	leaf := map[string]setting{}
 	level := map[string]bool{}
-	all := []string{"addresses", "registries", "services", "inbound.static"}
+	all := []string{"addresses", "registries", "services", "inbound.static", "inbound.extra"}
 	for _, s := range y.settings {
 		leaf[s.key] = s
 		all = append(all, s.key)
@@ -129,6 +129,8 @@ func (y yamlReader) mapping(n *yaml.Node, path string, depth int) {
 			y.items(v, full, y.service)
 		case full == "inbound.static":
 			y.items(v, full, y.static)
+		case full == "inbound.extra":
+			y.items(v, full, y.extra)
 		case level[key]:
 			y.mapping(v, full, depth+1)
 		default:
@@ -320,6 +322,38 @@ func (y yamlReader) static(n *yaml.Node) {
 	y.where[path] = y.place(n)
 	y.c.Static = append(y.c.Static, s)
 }
+
+func (y yamlReader) extra(n *yaml.Node) {
+	const path = "inbound.extra"
+	var x Extra
+	y.fields(n, path, map[string]func(string) error{
+		"port": func(text string) (err error) {
+			if x.Port, err = integer(1, 65535)(text); err != nil {
+				x.Port = -1 // told of once
+			}
+			return err
+		},
+		"application": func(text string) error { x.Application = text; return checkApplication(text) },
+	})
+	if x.Port < 0 {
+		return
+	}
+	if x.Application == "" || x.Port == 0 {
+		y.fail(y.place(n), "%s: an entry needs port and application, the one to which the port belongs", path)
+		return
+	}
+	for _, other := range y.c.Extra {
+		if other.Application == x.Application {
+			y.fail(y.place(n), "%s: %s is there twice, and has one port", path, x.Application)
+			return
+		}
+	}
+	y.where[extraKey(x)] = y.place(n)
+	y.c.Extra = append(y.c.Extra, x)
+}
+
+// extraKey names an entry of inbound.extra in messages.
+func extraKey(x Extra) string { return "inbound.extra of " + x.Application }
 
 func checkApplication(name string) error {
 	if name == "" || len(name) > 128 || strings.ContainsFunc(name, unicode.IsControl) {

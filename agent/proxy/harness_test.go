@@ -192,7 +192,11 @@ type mesh struct {
 func start(t testing.TB, o Options) *mesh {
 	t.Helper()
 	src := &source{updates: make(chan route.Update), wanted: make(chan string, 16)}
-	router := route.New(route.Options{Sources: []route.Source{src}})
+	var applications []string
+	for _, x := range o.Extra {
+		applications = append(applications, x.Application)
+	}
+	router := route.New(route.Options{Sources: []route.Source{src}, Applications: applications})
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

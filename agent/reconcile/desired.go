@@ -37,9 +37,19 @@ const invalidPrefix = "invalid: "
 type settings struct {
 	registry string // name
 	address  rewrite.Address
+	ports    map[string]int // by application
 	hostID   string
 	mode     func(registry.Service) Mode
 	models   []registry.Model
+}
+
+// at is what other hosts dial for the providers of an application.
+func (s settings) at(application string) rewrite.Address {
+	a := s.address
+	if port := s.ports[application]; port != 0 {
+		a.Port = port
+	}
+	return a
 }
 
 // plan is what one view asks of one registry.
@@ -77,7 +87,7 @@ func desired(v *workload.View, before plan, s settings) plan {
 		}
 		unprobed := !pub.Live && pub.Reason == workload.ReasonSettling
 		p.unprobed = p.unprobed || unprobed
-		out, err := rewrite.Out(pub.URL, s.address.Host, s.address)
+		out, err := rewrite.Out(pub.URL, s.address.Host, s.at(pub.URL.Param("application")))
 		var i intent
 		switch mode := s.mode(pub.Service); {
 		case mode == Off || len(s.models) == 0:
@@ -114,7 +124,7 @@ func desired(v *workload.View, before plan, s settings) plan {
 	}
 	if slices.Contains(s.models, registry.ModelApplication) {
 		p.applications(mesh, func(name string, urls []registry.URL) ([]registry.Application, error) {
-			app, err := rewrite.Application(name, s.hostID, urls, s.address)
+			app, err := rewrite.Application(name, s.hostID, urls, s.at(name))
 			return []registry.Application{app}, err
 		})
 		p.applications(direct, func(name string, urls []registry.URL) ([]registry.Application, error) {

@@ -36,6 +36,7 @@ type Options struct {
 	Registry  registry.Publisher // the backend
 	Workloads *watch.Value[workload.View]
 	Address   rewrite.Address // what other hosts dial, for this registry
+	Ports     map[string]int  // in the place of Address.Port, for applications with an inbound port of their own
 	HostID    string          // rewrite.HostID
 	// Mode says how a service is published; it is asked again for every plan, see
 	// Refresh. Nil: Mesh.
@@ -85,7 +86,7 @@ func New(o Options) *Loop {
 	stopping := make(chan struct{})
 	l := &Loop{
 		registry: o.Registry, workloads: o.Workloads,
-		settings: settings{registry: o.Name, address: o.Address, hostID: o.HostID, mode: o.Mode, models: o.Models},
+		settings: settings{registry: o.Name, address: o.Address, ports: o.Ports, hostID: o.HostID, mode: o.Mode, models: o.Models},
 		refresh:  make(chan struct{}, 1), stopping: stopping, turn: make(chan struct{}, 1),
 		stop:    sync.OnceFunc(func() { close(stopping) }),
 		journal: journal{log: o.Log.With("registry", o.Name)},

@@ -51,6 +51,9 @@ func TestDesired(t *testing.T) {
 		{"dead", with(), []workload.Publication{dead(foo, workload.ReasonPortClosed), bar}, barLeaf + " shop@10.0.0.9:20882[a.Bar:dubbo]"},
 		{"two processes", with(), []workload.Publication{foo, second}, fooLeaf + " " + fooLeaf + " " + fooApp},
 		{"two processes, direct", mode(Direct), []workload.Publication{foo, second}, "a.Foo@10.0.0.1:20880 a.Foo@10.0.0.1:20881 shop@10.0.0.1:20880[a.Foo:dubbo] shop@10.0.0.1:20881[a.Foo:dubbo]"},
+		{"an inbound port of its own", with(func(s *settings) { s.ports = map[string]int{"shop": 20892, "till": 20893} }), []workload.Publication{foo}, "a.Foo@10.0.0.9:20892 shop@10.0.0.9:20892[a.Foo:dubbo]"},
+		{"another has one", with(func(s *settings) { s.ports = map[string]int{"till": 20893} }), []workload.Publication{foo}, fooLeaf + " " + fooApp},
+		{"an inbound port of its own, both", with(func(s *settings) { s.mode, s.ports = always(Both), map[string]int{"shop": 20892} }), []workload.Publication{foo}, "a.Foo@10.0.0.1:20880 a.Foo@10.0.0.9:20892 shop@10.0.0.1:20880[a.Foo:dubbo] shop@10.0.0.9:20892[a.Foo:dubbo]"},
 		{"no application named", with(), []workload.Publication{{Identity: foo.Identity, URL: foo.URL.With("application", ""), Live: true}}, fooLeaf},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -159,6 +159,7 @@ func (e *envJava) check() error {
 // agentPlaces is where the agent takes calls, and what it was just told.
 type agentPlaces struct {
 	Address, Outbound string
+	Extra             []struct{ Application, Address string }
 	Applications      []struct {
 		Application, State, Reason, Host string
 
@@ -171,6 +172,12 @@ func (e *envJava) print(cmd *cobra.Command) error {
 	if _, err := e.client.get(cmd, formatText, "/v1/status", url.Values{}, &a); err != nil {
 		return err
 	}
+	for _, x := range a.Extra {
+		if x.Application == e.application {
+			a.Address = x.Address // it has an inbound port of its own
+		}
+	}
+	at := a.Address
 	variables, options, err := e.variables(a)
 	if err != nil {
 		return err
@@ -183,12 +190,12 @@ func (e *envJava) print(cmd *cobra.Command) error {
 		}
 		if err := e.client.post(cmd, "/v1/static", body, &a); err != nil {
 			if e.dubbo == "2.7" {
-				err = fmt.Errorf("%w\nDubbo 2.7 listens on the port that it registers: run the agent with --inbound %s, so that %s:%d is free for %s", err, a.Address, e.bind, e.port, e.application)
+				err = fmt.Errorf("%w\nDubbo 2.7 listens on the port that it registers: run the agent with --inbound %s, so that %s:%d is free for %s", err, at, e.bind, e.port, e.application)
 			}
 			return err
 		}
 		for _, one := range a.Applications {
-			note.line("# The agent serves %s at %s and calls it at %s:%d.", visible(e.application), a.Address, visible(one.Host), one.Port)
+			note.line("# The agent serves %s at %s and calls it at %s:%d.", visible(e.application), at, visible(one.Host), one.Port)
 			if one.State != "serving" {
 				note.line("# Nothing answers there yet (%s): start %s with these variables.", visible(one.Reason), visible(e.application))
 			}

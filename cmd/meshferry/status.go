@@ -37,6 +37,7 @@ the reason.`,
 type status struct {
 	Agent, Version, State, Uptime, Address, Outbound string
 
+	Extra      []struct{ Application, Address string }
 	Registries []struct {
 		Name, URL, State, Age, Session, Error, Compared string
 
@@ -57,7 +58,11 @@ type status struct {
 }
 
 func (s status) print(p *printer) {
-	p.facts("agent", s.Agent, "version", s.Version, "state", s.State, "uptime", s.Uptime, "address", s.Address, "outbound", s.Outbound)
+	facts := []string{"agent", s.Agent, "version", s.Version, "state", s.State, "uptime", s.Uptime, "address", s.Address}
+	for _, x := range s.Extra {
+		facts = append(facts, "  of "+x.Application, x.Address)
+	}
+	p.facts(append(facts, "outbound", s.Outbound)...)
 	p.line("")
 	var rows [][]string
 	for _, r := range s.Registries {
