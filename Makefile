@@ -15,7 +15,7 @@ build: ## the agent, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/meshferry
 
 quick: ## the tests of daily work: no servers, no applications, under a minute
-	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./cmd/...
+	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./xdsclient/... ./cmd/...
 	cd sdk-lite/go && $(GO) test -short ./...
 
 test: lint java ## all tests; installs and starts what they need (ZooKeeper, Java Dubbo, dubbo-go applications)
@@ -34,7 +34,7 @@ test-matrix: ## every kind of Java and Go application with every other, thin and
 	$(GO) test ./demo/e2e -run '^TestMatrix$$' -count=1 -v -timeout 20m -matrix $(if $(UPDATE),-update)
 
 lint: ## gofmt, go vet and staticcheck
-	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
+	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite xdsclient); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
 	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
 
 demo: ## one call through the mesh, step by step; REGISTRY=zookeeper://… for a real registry, KEEP=1 to play with it
@@ -49,7 +49,7 @@ bench: ## what a hop costs, beside a plain TCP relay; and the codec
 
 FUZZTIME ?= 10s
 fuzz: ## every fuzz target, FUZZTIME each
-	@set -e; for p in $$($(GO) list ./agent/... ./registry/... ./rewrite/... ./cmd/...); do \
+	@set -e; for p in $$($(GO) list ./agent/... ./registry/... ./rewrite/... ./xdsclient/... ./cmd/...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz || true); do echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
 
 clean: ## what was built and downloaded

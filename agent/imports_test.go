@@ -15,6 +15,7 @@ var rules = []struct{ from, never, because string }{
 	{"registry", "agent/ rewrite demo/ cmd/", "backends and words are below everything else"},
 	{"registry$", "github.com/ golang.org/ go.uber.org/", "the shared words need the standard library only"},
 	{"rewrite", "agent/ demo/ cmd/ net/http$ os/exec$ github.com/go-zookeeper/", "rewriting is pure: no I/O"},
+	{"xdsclient", "agent/ registry rewrite demo/ cmd/ github.com/gin-gonic/ dubbo.apache.org/", "an xDS client knows Envoy's types and no application protocol"},
 	{"agent/proxy", "registry/ agent/reconcile agent/api agent/workload agent/discovery agent/admin rewrite github.com/gin-gonic/", "the data plane never waits for the control side"},
 	{"agent/proxy/dubbo", "agent/route agent/proxy$ net$ github.com/", "frames are bytes: no sockets, no routing"},
 	{"agent/route", "agent/proxy agent/workload agent/reconcile agent/api registry/", "routing is compiled from sets, whoever delivers them"},

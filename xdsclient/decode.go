@@ -1,0 +1,576 @@
+package xdsclient
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"unique"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/structpb"
+)
+
+const (
+	hcmURL      = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	tcpURL      = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+	resourceURL = "type.googleapis.com/envoy.service.discovery.v3.Resource"
+)
+
+var (
+	errNoName   = errors.New("the resource has no name")
+	errWrongURL = errors.New("not the type of the response")
+)
+
+// unwrap gives the name, if the wrapper has one, and the content of a resource of a
+// response of type url.
+func unwrap(url string, a *anypb.Any) (name string, raw []byte, err error) {
+	if a.GetTypeUrl() == resourceURL {
+		var r discoveryv3.Resource
+		if err := proto.Unmarshal(a.GetValue(), &r); err != nil {
+			return "", nil, err
+		}
+		name, a = r.GetName(), r.GetResource()
+		if a == nil {
+			return name, nil, errors.New("the wrapper is empty")
+		}
+	}
+	if a.GetTypeUrl() != url {
+		return name, nil, fmt.Errorf("%w: %q", errWrongURL, a.GetTypeUrl())
+	}
+	return name, a.GetValue(), nil
+}
+
+// nameOf reads the name of a resource without decoding it: field 1 in all types
+// but the endpoints of old servers. "" if it cannot be read.
+func nameOf(raw []byte) string {
+	for len(raw) > 0 {
+		num, typ, n := protowire.ConsumeTag(raw)
+		if n < 0 {
+			return ""
+		}
+		raw = raw[n:]
+		if num == 1 && typ == protowire.BytesType {
+			b, n := protowire.ConsumeBytes(raw)
+			if n < 0 {
+				return ""
+			}
+			return string(b)
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, raw); n < 0 {
+			return ""
+		}
+		raw = raw[n:]
+	}
+	return ""
+}
+
+// decoder decodes resources of all types.
+type decoder struct {
+	filters map[string]*Extension // by type URL of the filter
+	routes  map[string]*Extension // by type URL of the route
+	follow  func(string) bool
+}
+
+func newDecoder(o Options) *decoder {
+	d := &decoder{filters: map[string]*Extension{}, routes: map[string]*Extension{}, follow: o.Follow}
+	for i := range o.Extensions {
+		e := &o.Extensions[i]
+		d.filters[e.FilterURL] = e
+		if e.RouteURL != "" {
+			d.routes[e.RouteURL] = e
+		}
+	}
+	return d
+}
+
+// listener decodes a listener. prev may be nil.
+func (d *decoder) listener(raw []byte, prev *Listener) (*Listener, error) {
+	var m listenerv3.Listener
+	if err := proto.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	if m.GetName() == "" {
+		return nil, errNoName
+	}
+	if prev != nil && proto.Equal(prev.Config, &m) {
+		return prev, nil
+	}
+	l := &Listener{Name: m.GetName(), Config: &m}
+	if d.follow != nil && !d.follow(l.Name) {
+		return l, nil
+	}
+	if a := m.GetApiListener().GetApiListener(); a != nil {
+		if err := d.filter(l, a); err != nil {
+			return nil, err
+		}
+	}
+	for _, chain := range append(slices.Clone(m.GetFilterChains()), m.GetDefaultFilterChain()) {
+		for _, f := range chain.GetFilters() {
+			if err := d.filter(l, f.GetTypedConfig()); err != nil {
+				return nil, fmt.Errorf("filter %q: %w", f.GetName(), err)
+			}
+		}
+	}
+	l.clusters = sortedSet(l.clusters)
+	l.Routes = sortedSet(l.Routes)
+	for _, name := range l.Routes {
+		l.refs = append(l.refs, key{RouteURL, name})
+	}
+	for _, f := range l.Filters {
+		if url := d.filters[f.TypeURL].RouteURL; url != "" {
+			for _, name := range f.Routes {
+				l.refs = append(l.refs, key{url, name})
+			}
+		}
+	}
+	return l, nil
+}
+
+func (d *decoder) filter(l *Listener, a *anypb.Any) error {
+	switch url := a.GetTypeUrl(); url {
+	case hcmURL:
+		var m hcmv3.HttpConnectionManager
+		if err := proto.Unmarshal(a.GetValue(), &m); err != nil {
+			return err
+		}
+		for _, h := range l.HTTP {
+			if proto.Equal(h, &m) {
+				return nil
+			}
+		}
+		l.HTTP = append(l.HTTP, &m)
+		if name := m.GetRds().GetRouteConfigName(); name != "" {
+			l.Routes = append(l.Routes, name)
+		}
+		if c := m.GetRouteConfig(); c != nil {
+			if c.GetName() == "" { // it needs none here
+				c = proto.CloneOf(c)
+				c.Name = l.Name
+			}
+			raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(c)
+			if err != nil {
+				return err
+			}
+			r, err := route(raw, nil)
+			if err != nil {
+				return fmt.Errorf("route configuration: %w", err)
+			}
+			l.Inline = append(l.Inline, r.Route)
+			for _, v := range r.Hosts {
+				l.clusters = append(l.clusters, v.Clusters...)
+			}
+		}
+	case tcpURL:
+		var m tcpv3.TcpProxy
+		if err := proto.Unmarshal(a.GetValue(), &m); err != nil {
+			return err
+		}
+		if c := m.GetCluster(); c != "" {
+			l.clusters = append(l.clusters, c)
+		}
+		for _, c := range m.GetWeightedClusters().GetClusters() {
+			l.clusters = append(l.clusters, c.GetName())
+		}
+	default:
+		e := d.filters[url]
+		if e == nil {
+			return nil // not ours to judge
+		}
+		value, routes, clusters, err := e.Filter(a.GetValue())
+		if err != nil {
+			return err
+		}
+		l.Filters = append(l.Filters, Filter{url, value, routes})
+		l.clusters = append(l.clusters, clusters...)
+	}
+	return nil
+}
+
+// decodedRoute is a route with what its virtual hosts were decoded from.
+type decodedRoute struct {
+	*Route
+	raws [][]byte // of Hosts, within the resource
+	ext  *Resource
+}
+
+// route decodes a route configuration. Virtual hosts whose bytes are those of prev
+// are taken from there: one that changed among ten thousand costs as one.
+func route(raw []byte, prev *decodedRoute) (*decodedRoute, error) {
+	var hosts [][]byte
+	var rest []byte
+	for b := raw; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		m := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if m < 0 {
+			return nil, protowire.ParseError(m)
+		}
+		if num == 2 && typ == protowire.BytesType {
+			host, _ := protowire.ConsumeBytes(b[n:])
+			hosts = append(hosts, host)
+		} else {
+			rest = append(rest, b[:n+m]...)
+		}
+		b = b[n+m:]
+	}
+	r := &decodedRoute{Route: &Route{Config: new(routev3.RouteConfiguration)}, raws: hosts}
+	if err := proto.Unmarshal(rest, r.Config); err != nil {
+		return nil, err
+	}
+	r.Name = r.Config.GetName()
+	if r.Name == "" {
+		return nil, errNoName
+	}
+	old := map[string]int{}
+	if prev != nil {
+		for i, v := range prev.Hosts {
+			old[v.Name] = i
+		}
+		if proto.Equal(prev.Config, r.Config) {
+			r.Config = prev.Config
+		}
+	}
+	global := mirrors(nil, r.Config.GetRequestMirrorPolicies())
+	sameGlobal := prev != nil && prev.Config == r.Config
+	seen := make(map[string]struct{}, len(hosts))
+	var errs []error
+	for _, host := range hosts {
+		name := nameOf(host)
+		v, err := func() (*VirtualHost, error) {
+			i, was := old[name]
+			was = was && sameGlobal
+			if was && bytes.Equal(prev.raws[i], host) {
+				return prev.Hosts[i], nil
+			}
+			v, err := virtualHost(host, global)
+			if err == nil && was && proto.Equal(v.Config, prev.Hosts[i].Config) {
+				return prev.Hosts[i], nil
+			}
+			return v, err
+		}()
+		if err != nil {
+			errs = append(errs, fmt.Errorf("virtual host %q: %w", name, err))
+			continue
+		}
+		if _, twice := seen[v.Name]; twice {
+			errs = append(errs, fmt.Errorf("virtual host %q is there twice", v.Name))
+		}
+		seen[v.Name] = struct{}{}
+		r.Hosts = append(r.Hosts, v)
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs[:min(len(errs), 5)]...)
+	}
+	return r, nil
+}
+
+func virtualHost(raw []byte, global []string) (*VirtualHost, error) {
+	var m routev3.VirtualHost
+	if err := proto.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	if m.GetName() == "" {
+		return nil, errNoName
+	}
+	if len(m.GetDomains()) == 0 {
+		return nil, errors.New("no domains")
+	}
+	clusters := mirrors(slices.Clone(global), m.GetRequestMirrorPolicies())
+	for i, r := range m.GetRoutes() {
+		var err error
+		if clusters, err = routeClusters(clusters, r); err != nil {
+			return nil, fmt.Errorf("route %d %q: %w", i, r.GetName(), err)
+		}
+	}
+	return &VirtualHost{Name: m.GetName(), Config: &m, Clusters: sortedSet(clusters)}, nil
+}
+
+// routeClusters checks what makes a route unusable, and collects its clusters.
+func routeClusters(into []string, r *routev3.Route) ([]string, error) {
+	if r.GetMatch() == nil {
+		return nil, errors.New("no match")
+	}
+	if err := matchable(r.GetMatch()); err != nil {
+		return nil, err
+	}
+	a := r.GetRoute()
+	if a == nil {
+		return into, nil
+	}
+	switch s := a.GetClusterSpecifier().(type) {
+	case *routev3.RouteAction_Cluster:
+		if s.Cluster == "" {
+			return nil, errors.New("the cluster has no name")
+		}
+		into = append(into, s.Cluster)
+	case *routev3.RouteAction_WeightedClusters:
+		var sum uint64
+		for _, c := range s.WeightedClusters.GetClusters() {
+			if c.GetName() != "" {
+				into = append(into, c.GetName())
+			}
+			sum += uint64(c.GetWeight().GetValue())
+		}
+		if sum == 0 && len(s.WeightedClusters.GetClusters()) > 0 {
+			return nil, errors.New("the weights of all clusters are 0")
+		}
+		if sum > 1<<32-1 {
+			return nil, errors.New("the sum of the weights is more than 32 bits")
+		}
+	}
+	return mirrors(into, a.GetRequestMirrorPolicies()), nil
+}
+
+func mirrors(into []string, list []*routev3.RouteAction_RequestMirrorPolicy) []string {
+	for _, m := range list {
+		if c := m.GetCluster(); c != "" {
+			into = append(into, c)
+		}
+	}
+	return into
+}
+
+// matchable compiles every regular expression of a match: one that cannot be
+// compiled would never match, or always.
+func matchable(m *routev3.RouteMatch) error {
+	list := []string{m.GetSafeRegex().GetRegex()}
+	for _, h := range m.GetHeaders() {
+		if h.GetName() == "" {
+			return errors.New("a header match has no name")
+		}
+		//lint:ignore SA1019 it is still sent
+		list = append(list, h.GetSafeRegexMatch().GetRegex(), h.GetStringMatch().GetSafeRegex().GetRegex())
+		if r := h.GetRangeMatch(); r.GetEnd() < r.GetStart() {
+			return fmt.Errorf("header %q: the range ends before it starts", h.GetName())
+		}
+	}
+	for _, q := range m.GetQueryParameters() {
+		list = append(list, q.GetStringMatch().GetSafeRegex().GetRegex())
+	}
+	for _, text := range list {
+		if text == "" {
+			continue
+		}
+		if _, err := regexp.Compile(text); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extensionRoute decodes a route of an extension as one virtual host.
+func (d *decoder) extensionRoute(url string, raw []byte) (*decodedRoute, error) {
+	name, value, clusters, err := d.routes[url].Route(raw)
+	if err != nil {
+		return nil, err
+	}
+	if name == "" {
+		return nil, errNoName
+	}
+	v := &VirtualHost{Name: name, Clusters: sortedSet(clusters), value: value}
+	return &decodedRoute{
+		Route: &Route{Name: name, Hosts: []*VirtualHost{v}},
+		raws:  [][]byte{raw}, ext: &Resource{name, value},
+	}, nil
+}
+
+// cluster decodes a cluster. Endpoints is nil when EDS has them.
+func cluster(raw []byte, prev *Cluster) (*Cluster, error) {
+	var m clusterv3.Cluster
+	if err := proto.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	if m.GetName() == "" {
+		return nil, errNoName
+	}
+	inline := m.GetLoadAssignment()
+	m.LoadAssignment = nil
+	c := &Cluster{Name: m.GetName(), Config: &m}
+	if prev != nil && proto.Equal(prev.Config, &m) {
+		c.Config = prev.Config
+	}
+	switch {
+	case m.GetType() == clusterv3.Cluster_EDS && m.GetClusterType() == nil:
+		c.service = m.GetEdsClusterConfig().GetServiceName()
+		if c.service == "" {
+			c.service = c.Name
+		}
+	default:
+		var err error
+		if c.Endpoints, err = assignment(inline); err != nil {
+			return nil, fmt.Errorf("load assignment: %w", err)
+		}
+	}
+	if prev != nil && prev.Config == c.Config && prev.service == c.service &&
+		(c.service != "" || c.Endpoints.equal(prev.Endpoints)) {
+		return prev, nil
+	}
+	return c, nil
+}
+
+// endpoints decodes the resource of EDS. scratch is used again and again: what is
+// kept is copied out of it.
+func endpoints(raw []byte, scratch *endpointv3.ClusterLoadAssignment) (string, *Assignment, error) {
+	proto.Reset(scratch)
+	if err := proto.Unmarshal(raw, scratch); err != nil {
+		return "", nil, err
+	}
+	if scratch.GetClusterName() == "" {
+		return "", nil, errNoName
+	}
+	a, err := assignment(scratch)
+	return scratch.GetClusterName(), a, err
+}
+
+func assignment(m *endpointv3.ClusterLoadAssignment) (*Assignment, error) {
+	a := &Assignment{Overprovisioning: m.GetPolicy().GetOverprovisioningFactor().GetValue()}
+	keep := 1.0
+	for _, d := range m.GetPolicy().GetDropOverloads() {
+		keep *= 1 - min(1, float64(perMillion(d.GetDropPercentage()))/1e6)
+	}
+	a.DropPerMillion = uint32((1-keep)*1e6 + 0.5)
+	if n := len(m.GetEndpoints()); n > 0 {
+		a.Localities = make([]Locality, 0, n)
+	}
+	var sum [129]uint64 // of the localities' weights, by priority
+	for _, g := range m.GetEndpoints() {
+		if g.GetPriority() > 128 {
+			return nil, fmt.Errorf("priority %d is above 128", g.GetPriority())
+		}
+		l := Locality{
+			Region: shared(g.GetLocality().GetRegion()), Zone: shared(g.GetLocality().GetZone()), SubZone: shared(g.GetLocality().GetSubZone()),
+			Priority: g.GetPriority(), Weight: g.GetLoadBalancingWeight().GetValue(),
+		}
+		sum[l.Priority] += uint64(l.Weight)
+		if n := len(g.GetLbEndpoints()); n > 0 {
+			l.Endpoints = make([]Endpoint, 0, n)
+		}
+		var weights uint64
+		for _, e := range g.GetLbEndpoints() {
+			ep, err := endpoint(e)
+			if err != nil {
+				return nil, err
+			}
+			weights += uint64(ep.Weight)
+			l.Endpoints = append(l.Endpoints, ep)
+		}
+		if weights > 1<<32-1 {
+			return nil, errors.New("the sum of the endpoints' weights is more than 32 bits")
+		}
+		a.Localities = append(a.Localities, l)
+	}
+	for priority, s := range sum {
+		if s > 1<<32-1 {
+			return nil, fmt.Errorf("the sum of the localities' weights of priority %d is more than 32 bits", priority)
+		}
+	}
+	return a, nil
+}
+
+func endpoint(m *endpointv3.LbEndpoint) (Endpoint, error) {
+	e := Endpoint{Health: Health(min(max(m.GetHealthStatus(), 0), 255)), Weight: m.GetLoadBalancingWeight().GetValue()}
+	if e.Health > Degraded {
+		e.Health = Unknown
+	}
+	e.Hostname = m.GetEndpoint().GetHostname()
+	switch a := m.GetEndpoint().GetAddress().GetAddress().(type) {
+	case *corev3.Address_SocketAddress:
+		port := a.SocketAddress.GetPortValue()
+		if port > 65535 {
+			return e, fmt.Errorf("port %d", port)
+		}
+		e.Host, e.Port = a.SocketAddress.GetAddress(), uint16(port)
+		if e.Host == "" {
+			return e, errors.New("an endpoint has no address")
+		}
+	case *corev3.Address_Pipe:
+		e.Host = a.Pipe.GetPath()
+	case *corev3.Address_EnvoyInternalAddress:
+		e.Host = "internal:" + a.EnvoyInternalAddress.GetServerListenerName()
+	default:
+		return e, errors.New("an endpoint has no address")
+	}
+	for filter, s := range m.GetMetadata().GetFilterMetadata() {
+		for k, v := range s.GetFields() {
+			if text, ok := plain(v); ok {
+				e.Metadata = append(e.Metadata, Metadata{shared(filter), shared(k), text})
+			}
+		}
+	}
+	if len(e.Metadata) > 1 {
+		slices.SortFunc(e.Metadata, func(a, b Metadata) int {
+			if c := strings.Compare(a.Filter, b.Filter); c != 0 {
+				return c
+			}
+			return strings.Compare(a.Key, b.Key)
+		})
+	}
+	return e, nil
+}
+
+func plain(v *structpb.Value) (string, bool) {
+	switch v := v.GetKind().(type) {
+	case *structpb.Value_StringValue:
+		return v.StringValue, true
+	case *structpb.Value_NumberValue:
+		return strconv.FormatFloat(v.NumberValue, 'f', -1, 64), true
+	case *structpb.Value_BoolValue:
+		return strconv.FormatBool(v.BoolValue), true
+	}
+	return "", false
+}
+
+// equal compares what a reader can see.
+func (a *Assignment) equal(b *Assignment) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Overprovisioning == b.Overprovisioning && a.DropPerMillion == b.DropPerMillion && a.Missing == b.Missing &&
+		slices.EqualFunc(a.Localities, b.Localities, func(x, y Locality) bool {
+			return x.Region == y.Region && x.Zone == y.Zone && x.SubZone == y.SubZone && x.Priority == y.Priority && x.Weight == y.Weight &&
+				slices.EqualFunc(x.Endpoints, y.Endpoints, func(e, f Endpoint) bool {
+					return e.Host == f.Host && e.Port == f.Port && e.Health == f.Health && e.Weight == f.Weight && e.Hostname == f.Hostname && slices.Equal(e.Metadata, f.Metadata)
+				})
+		})
+}
+
+func perMillion(p *typev3.FractionalPercent) uint64 {
+	n := uint64(p.GetNumerator())
+	switch p.GetDenominator() {
+	case typev3.FractionalPercent_HUNDRED:
+		return n * 10_000
+	case typev3.FractionalPercent_TEN_THOUSAND:
+		return n * 100
+	}
+	return n
+}
+
+// shared makes one copy of texts that come again and again.
+func shared(s string) string {
+	if s == "" {
+		return ""
+	}
+	return unique.Make(s).Value()
+}
+
+func sortedSet(list []string) []string {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
