@@ -140,6 +140,9 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Process:       func(remote, local net.Addr) int { return peercred.TCP(remote, local).PID },
 		MaxBody:       cfg.Limits.Frame,
 		MaxDownstream: cfg.Limits.Connections,
+		MaxInFlight:   cfg.Limits.InFlight,
+		QueueBytes:    cfg.Limits.Queue,
+		MemoryBytes:   cfg.Limits.Memory,
 		Log:           log.With("part", "proxy"),
 	})
 	if err != nil {
@@ -157,6 +160,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Routes:    a.router,
 		Outbound:  outbound,
 		Draining:  a.stopping.Load,
+		TokenFile: cfg.Listeners.ControlTokenFile,
 		Registries: func() (list []api.Registry) {
 			for _, b := range *a.backends.Load() {
 				list = append(list, api.Registry{Name: b.name, URL: b.url, Status: b.registry.Status, State: b.loop.State()})

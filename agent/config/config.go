@@ -39,6 +39,7 @@ type Config struct {
 type Listeners struct {
 	Outbound, Inbound, Control string
 	ControlSocket              string
+	ControlTokenFile           string // holds what callers of Control must send; empty: nothing
 }
 
 // Service has settings for the services that Match names: "com.a.Foo",
@@ -99,6 +100,8 @@ type Limits struct {
 	RequestRate, RequestBurst              int // of the control API, a second and user
 	Frame                                  int // bytes of a frame's body
 	Connections                            int // on each of the outbound and inbound listeners
+	InFlight                               int // calls on one connection to an endpoint
+	Queue, Memory                          int // bytes that wait for one connection, and in all of them
 }
 
 // Compat are interfaces of other systems.

@@ -43,14 +43,14 @@ func mustLoad(t *testing.T, text string, env []string, flags map[string][]string
 func TestDefaults(t *testing.T) {
 	c := mustLoad(t, "registries: [{url: '"+zk+"'}]", nil, nil)
 	want := Config{
-		Listeners:  Listeners{"127.0.0.1:20881", "0.0.0.0:20882", "127.0.0.1:20883", "/run/meshferry/control.sock"},
+		Listeners:  Listeners{"127.0.0.1:20881", "0.0.0.0:20882", "127.0.0.1:20883", "/run/meshferry/control.sock", ""},
 		StateDir:   "/var/lib/meshferry",
 		Registries: []Registry{{Name: "main", Backend: "zookeeper", URL: zk}},
 		Publish:    Publish{[]registry.Model{"interface", "application"}},
 		Protection: Protection{true, 30 * time.Second, 10 * time.Second},
 		Stop:       Stop{3 * time.Second, 10 * time.Second},
 		Probe:      Probe{time.Second, 300 * time.Millisecond, 3, 2},
-		Limits:     Limits{256, 2000, 4000, 32, 512, 100, 400, 8 << 20, 10_000},
+		Limits:     Limits{256, 2000, 4000, 32, 512, 100, 400, 8 << 20, 10_000, 16_384, 128 << 20, 512 << 20},
 		Log:        Log{slog.LevelInfo, "text"},
 		File:       "m.yaml",
 	}
@@ -69,7 +69,7 @@ func TestWholeFile(t *testing.T) {
 	want := Config{
 		Address:   "192.0.2.1",
 		Addresses: map[string]string{"dr": "192.0.2.2"},
-		Listeners: Listeners{"127.0.0.1:1", "[::]:2", "127.0.0.1:3", "/run/x.sock"},
+		Listeners: Listeners{"127.0.0.1:1", "[::]:2", "127.0.0.1:3", "/run/x.sock", "/etc/t"},
 		StateDir:  "/var/x",
 		Registries: []Registry{
 			{Name: "main", Backend: "zookeeper", URL: "zookeeper://h1:2181,h2:2181/dubbo?root=r&servicesRoot=s&sessionTimeout=20s", Username: "u", PasswordFile: "/etc/p"},
@@ -84,11 +84,12 @@ func TestWholeFile(t *testing.T) {
 			{Application: "shop", Protocol: "dubbo", Port: 20880},
 			{Application: "stock", Protocol: "dubbo", Host: "127.0.0.2", Port: 20890, Services: []registry.Service{{Group: "g1", Interface: "com.a.Foo", Version: "1.0.0"}, {Interface: "com.a.Bar"}}},
 		},
+		Extra:      []Extra{{20892, "shop"}},
 		Publish:    Publish{[]registry.Model{"application"}},
 		Protection: Protection{false, time.Second, time.Minute},
 		Stop:       Stop{time.Second, 2 * time.Second},
 		Probe:      Probe{2 * time.Second, 100 * time.Millisecond, 4, 1},
-		Limits:     Limits{1, 2, 3, 4, 5, 6, 7, 4096, 9},
+		Limits:     Limits{1, 2, 3, 4, 5, 6, 7, 4096, 9, 10, 65536, 1 << 20},
 		Compat:     Compat{Mosn{"127.0.0.1:22222", 20880, "dr"}},
 		Log:        Log{slog.LevelDebug, "json"},
 		File:       "m.yaml",

@@ -46,6 +46,8 @@ func settings() []setting {
 			field(func(c *Config) *string { return &c.Listeners.Control }, loopback)},
 		{"listeners.controlSocket", "control-socket", "unix socket of the control API, empty: none\n(default /run/meshferry/control.sock, of an ordinary user in $XDG_RUNTIME_DIR)",
 			field(func(c *Config) *string { return &c.Listeners.ControlSocket }, socketPath)},
+		{"listeners.controlTokenFile", "control-token-file", "file with a token that callers of --control must send (default none)",
+			field(func(c *Config) *string { return &c.Listeners.ControlTokenFile }, path)},
 		{"stateDir", "state-dir", "directory for what must survive a restart\n(default /var/lib/meshferry, of an ordinary user in $XDG_STATE_HOME)",
 			field(func(c *Config) *string { return &c.StateDir }, path)},
 		{"publish.models", "", "", models(func(c *Config) *[]registry.Model { return &c.Publish.Models })},
@@ -67,6 +69,9 @@ func settings() []setting {
 		{"limits.requestBurst", "", "", field(func(c *Config) *int { return &c.Limits.RequestBurst }, integer(1, 1e6))},
 		{"limits.frame", "", "", field(func(c *Config) *int { return &c.Limits.Frame }, integer(1<<10, 1<<30))},
 		{"limits.connections", "", "", field(func(c *Config) *int { return &c.Limits.Connections }, integer(1, 1e6))},
+		{"limits.inFlight", "", "", field(func(c *Config) *int { return &c.Limits.InFlight }, integer(1, 1e6))},
+		{"limits.queue", "", "", field(func(c *Config) *int { return &c.Limits.Queue }, integer(64<<10, 1<<40))},
+		{"limits.memory", "", "", field(func(c *Config) *int { return &c.Limits.Memory }, integer(1<<20, 1<<40))},
 		{"compat.mosn.listen", "", "", field(func(c *Config) *string { return &c.Compat.Mosn.Listen }, loopback)},
 		{"compat.mosn.providerPort", "", "", field(func(c *Config) *int { return &c.Compat.Mosn.ProviderPort }, integer(1, 65535))},
 		{"compat.mosn.registry", "", "", field(func(c *Config) *string { return &c.Compat.Mosn.Registry }, func(v string) (string, error) { return v, checkName(v) })},
@@ -292,7 +297,8 @@ func defaults() Config {
 		Stop:       Stop{NotifyWait: 3 * time.Second, Drain: 10 * time.Second},
 		Probe:      Probe{Interval: time.Second, Timeout: 300 * time.Millisecond, Fall: 3, Rise: 2},
 		Limits: Limits{Workloads: 256, Publications: 2000, Subscriptions: 4000, Requests: 32, HeldRequests: 512,
-			RequestRate: 100, RequestBurst: 400, Frame: 8 << 20, Connections: 10_000},
+			RequestRate: 100, RequestBurst: 400, Frame: 8 << 20, Connections: 10_000,
+			InFlight: 16_384, Queue: 128 << 20, Memory: 512 << 20},
 		Log: Log{Level: slog.LevelInfo, Format: "text"},
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,12 +29,27 @@ const (
 
 // client asks a running agent.
 type client struct {
-	control, socket string // of the flags
+	control, socket, tokenFile string // of the flags
 }
 
 func (c *client) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.control, "control", "", "host:port of the agent's control API\n(default MESHFERRY_CONTROL, else 127.0.0.1:20883 when there is no socket)")
 	cmd.Flags().StringVar(&c.socket, "control-socket", "", "unix socket of the agent's control API\n(default MESHFERRY_CONTROL_SOCKET, else where an agent has it by default)")
+	cmd.Flags().StringVar(&c.tokenFile, "control-token-file", "", "file with the token that the control API wants over TCP\n(default MESHFERRY_CONTROL_TOKEN_FILE, else none)")
+}
+
+// token is what the control API wants over TCP, empty if nothing is set. Only who
+// may read the file can ask.
+func (c *client) token(env func(string) string) (string, error) {
+	file := cmp.Or(c.tokenFile, env("MESHFERRY_CONTROL_TOKEN_FILE"))
+	if file == "" {
+		return "", nil
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return "", fmt.Errorf("token of the control API: %w", err)
+	}
+	return strings.TrimSpace(string(text)), nil
 }
 
 // place is where an agent may listen.
@@ -105,7 +121,13 @@ func (c *client) ask(cmd *cobra.Command, f format, method, path string, sent []b
 	defer cancel()
 	var away awayError
 	for _, p := range c.places(os.Getuid(), os.Getenv, os.Environ()) {
-		body, err := p.ask(ctx, method, path, sent)
+		token := ""
+		if p.network == "tcp" {
+			if token, err = c.token(os.Getenv); err != nil {
+				return false, err
+			}
+		}
+		body, err := p.ask(ctx, method, path, token, sent)
 		var dial *net.OpError
 		if errors.As(err, &dial) && dial.Op == "dial" {
 			away.tried = append(away.tried, fmt.Errorf("%s: %w", p, reason(dial)))
@@ -134,7 +156,7 @@ func reason(err error) error {
 	return err
 }
 
-func (p place) ask(ctx context.Context, method, path string, sent []byte) ([]byte, error) {
+func (p place) ask(ctx context.Context, method, path, token string, sent []byte) ([]byte, error) {
 	var d net.Dialer
 	transport := &http.Transport{
 		DisableKeepAlives: true,
@@ -149,6 +171,9 @@ func (p place) ask(ctx context.Context, method, path string, sent []byte) ([]byt
 	req, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, bytes.NewReader(sent))
 	if err != nil {
 		return nil, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	if sent != nil {
 		req.Header.Set("Content-Type", "application/json")

@@ -413,3 +413,26 @@ func TestPlaces(t *testing.T) {
 		}
 	}
 }
+
+// TestToken: the token goes where one may be asked for, and nowhere else.
+func TestToken(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var sent []string
+	address := fake(t, func(w http.ResponseWriter, r *http.Request) {
+		sent = append(sent, r.Header.Get("Authorization"))
+		w.Write([]byte("{}"))
+	})
+	command("status", "--control", address)
+	command("status", "--control", address, "--control-token-file", file)
+	t.Setenv("MESHFERRY_CONTROL_TOKEN_FILE", file)
+	command("explain", "com.a.Foo", "--inbound", "--control", address)
+	if want := []string{"", "Bearer s3cret", "Bearer s3cret"}; !slices.Equal(sent, want) {
+		t.Errorf("sent %q, want %q", sent, want)
+	}
+	if code, _, errs := command("status", "--control", address, "--control-token-file", file+"x"); code != exitFailed || !strings.Contains(errs, "token of the control API") || len(sent) != 3 {
+		t.Errorf("no such file: exit %d, %s", code, errs)
+	}
+}
