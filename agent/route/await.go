@@ -5,6 +5,8 @@ import (
 	"maps"
 	"sync"
 	"time"
+
+	"github.com/meshferry/meshferry/registry"
 )
 
 const (
@@ -41,8 +43,44 @@ func (w *waiters) init(slots, most int) {
 // for two seconds after such a time-out, and at once when too many calls wait
 // already (Options.MaxAwait).
 func (r *Router) Await(ctx context.Context, iface string) bool {
-	return r.wait(ctx, &r.await, iface, func(s *Snapshot) bool { return r.knows(s, iface) })
+	return r.wait(ctx, &r.await, iface, iface, nil, func(s *Snapshot) bool { return r.knows(s, iface) })
 }
+
+// AwaitService is Await for a call of a whole service: where rules decide about it,
+// it is them that are waited for.
+func (r *Router) AwaitService(ctx context.Context, service registry.Service) bool {
+	routing := r.c.rules.routingOf(service)
+	if routing == FromRegistry {
+		return r.Await(ctx, service.Interface)
+	}
+	ask := func() {
+		select {
+		case r.asked <- service:
+		case <-ctx.Done():
+		}
+	}
+	return r.wait(ctx, &r.await, service.Interface, service.Key(), ask, func(s *Snapshot) bool {
+		cl := s.Outbound.cluster(service)
+		if cl == nil {
+			return false
+		}
+		if cl.routes == nil {
+			return routing == FromXDSThenRegistry && len(cl.Endpoints) > 0
+		}
+		return !cl.routes.waiting
+	})
+}
+
+// cluster is that of a service, nil if there is none.
+func (t *Table) cluster(s registry.Service) *Cluster {
+	if v := t.Lookup([]byte(s.Interface), []byte(s.Version)); v != nil {
+		return v.Group([]byte(s.Group))
+	}
+	return nil
+}
+
+// Routing is who decides about a service.
+func (r *Router) Routing(s registry.Service) Routing { return r.c.rules.routingOf(s) }
 
 // AwaitLocal is for a call from another host of a service that Snapshot.Inbound
 // (or, at an application's own port, Snapshot.Application) does not have, while
@@ -51,7 +89,7 @@ func (r *Router) Await(ctx context.Context, iface string) bool {
 // false as Await does, and at once when too many interfaces were asked for that
 // nobody here offers.
 func (r *Router) AwaitLocal(ctx context.Context, iface string, path, version []byte, application string) bool {
-	return r.wait(ctx, &r.arrive, iface, func(s *Snapshot) bool {
+	return r.wait(ctx, &r.arrive, iface, iface, nil, func(s *Snapshot) bool {
 		table := &s.Inbound
 		if application != "" {
 			table = s.Application(application)
@@ -60,11 +98,13 @@ func (r *Router) AwaitLocal(ctx context.Context, iface string, path, version []b
 	})
 }
 
-func (r *Router) wait(ctx context.Context, w *waiters, iface string, known func(*Snapshot) bool) bool {
+// wait asks for an interface, and with ask for more, until it is known. What is not
+// found is remembered by key.
+func (r *Router) wait(ctx context.Context, w *waiters, iface, key string, ask func(), known func(*Snapshot) bool) bool {
 	if known(r.Snapshot()) {
 		return true
 	}
-	if iface == "" || len(iface) > longestIface || len(r.o.Sources) == 0 || w.isUnknown(iface) {
+	if iface == "" || len(key) > longestIface || len(r.o.Sources) == 0 && ask == nil || w.isUnknown(key) {
 		return false
 	}
 	select {
@@ -73,16 +113,19 @@ func (r *Router) wait(ctx context.Context, w *waiters, iface string, known func(
 		return false
 	}
 	defer func() { <-w.slots }()
-	if !w.ask(iface, time.Now()) {
+	if !w.ask(key, time.Now()) {
 		return false
 	}
 	r.want(iface)
+	if ask != nil {
+		ask()
+	}
 	timeout := time.NewTimer(awaitMost)
 	defer timeout.Stop()
 	for {
 		s, changed := r.current.Watch()
 		if known(s) {
-			w.found(iface)
+			w.found(key)
 			return true
 		}
 		select {
@@ -90,7 +133,7 @@ func (r *Router) wait(ctx context.Context, w *waiters, iface string, known func(
 		case <-ctx.Done():
 			return false
 		case <-timeout.C:
-			w.remember(iface)
+			w.remember(key)
 			return false
 		}
 	}

@@ -18,17 +18,25 @@ type Endpoint struct {
 
 	facts    *facts // of URL
 	readonly bool   // inbound: Local.Readonly
+	spec     *EndpointSpec
+	locality *LocalitySpec
+	host     *host // of rules: what is known of it in this cluster, survives snapshots
 }
 
 func (e *Endpoint) rank() rank {
 	if e.readonly {
 		return readonly
 	}
+	if e.host != nil && e.host.out() {
+		return ejected
+	}
 	return e.Peer.rank()
 }
 
-// Cluster is the providers of one service key that a call may go to.
+// Cluster is the providers of one service key that a call may go to: all that the
+// registries list, or, with a Name, those of a cluster of rules.
 type Cluster struct {
+	Name             string           // of rules; empty: of the registries
 	Service          registry.Service // Interface "*" or Group "*": several, of one local process
 	Endpoints        []*Endpoint      // sorted by address and origin; not to be changed
 	Dedicated        bool             // callbacks: one upstream connection for each downstream connection
@@ -38,8 +46,16 @@ type Cluster struct {
 
 	policyWhy string
 	deadlines deadlines
-	balance   atomic.Pointer[balance] // replaced whole by the router's loop while endpoints warm up
+	balance   *atomic.Pointer[balance] // replaced whole by the router's loop while endpoints warm up, or are ejected and return
+	turn      *atomic.Uint64           // position of round robin
+	routes    *Routes                  // what rules say about the service; nil: nothing
+	spec      *ClusterSpec             // of rules
+	set       *EndpointSet             // of rules
+	state     *clusterState            // of rules, survives snapshots
 }
+
+// Routes is what rules say about the service; nil: every call goes to this cluster.
+func (c *Cluster) Routes() *Routes { return c.routes }
 
 // Timeout is the time-out of a call of method by an application when the call
 // itself carries none (CONTRACT §8): that of the application's subscription for
@@ -56,3 +72,6 @@ func (c *Cluster) NeedsCaller() bool { return c.deadlines.differ }
 // Application is the one that subscribed to the service from a process, empty when
 // none did, or several.
 func (c *Cluster) Application(pid int) string { return c.deadlines.application(pid) }
+
+// Hashed tells that the policy is a consistent hash: PickBy wants a key.
+func (c *Cluster) Hashed() bool { return c.Policy == RingHash || c.Policy == Maglev }

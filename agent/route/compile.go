@@ -3,6 +3,7 @@ package route
 import (
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/meshferry/meshferry/registry"
 )
@@ -11,7 +12,7 @@ import (
 type entry struct {
 	service  registry.Service
 	path     string
-	endpoint *Endpoint
+	endpoint *Endpoint // nil: of a service that rules alone know
 }
 
 // hosts compiles the virtual hosts of one name, one for each version: from the
@@ -85,13 +86,17 @@ func (c *compiler) otherwiseAsked(direction string, s registry.Service) bool {
 
 // cluster compiles one cluster. Each (address, origin) counts once.
 func (c *compiler) cluster(direction string, s registry.Service, entries []entry) *Cluster {
-	cl := &Cluster{Service: s, Stats: c.stats.of(direction, s)}
+	cl := &Cluster{Service: s, Stats: c.stats.of(direction, s), balance: new(atomic.Pointer[balance])}
+	cl.turn = &cl.Stats.turn
 	type place struct {
 		peer   *Peer
 		origin string
 	}
 	counted := map[place]bool{}
 	for _, e := range entries {
+		if e.endpoint == nil {
+			continue // of rules alone
+		}
 		at := place{e.endpoint.Peer, e.endpoint.Origin}
 		if counted[at] {
 			continue
@@ -113,6 +118,9 @@ func (c *compiler) cluster(direction string, s registry.Service, entries []entry
 	cl.deadlines = newDeadlines(callers, cl.Endpoints)
 	if c.weigh(cl) {
 		c.growing[cl] = true
+	}
+	if direction == Outbound {
+		cl.routes = c.routesOf(cl)
 	}
 	return cl
 }

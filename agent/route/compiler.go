@@ -24,12 +24,14 @@ type compiler struct {
 	callers map[string][]Caller            // by interface, sorted by application; replaced whole
 	peers   map[peerKey]*Peer
 
-	dirty   map[string]bool        // interfaces to compile
-	local   []Local                // as SetLocal gave it
-	anew    bool                   // local is to be compiled
-	here    map[string][]candidate // by interface: what others than agents have registered at Options.Inbound
-	growing map[*Cluster]bool      // clusters made in this step that warm up
-	warming map[place][]*Cluster   // clusters of the snapshot that warm up
+	dirty    map[string]bool // interfaces to compile
+	rules    *ruleState
+	rerouted map[string]bool        // interfaces whose rules are to be compiled
+	local    []Local                // as SetLocal gave it
+	anew     bool                   // local is to be compiled
+	here     map[string][]candidate // by interface: what others than agents have registered at Options.Inbound
+	growing  map[*Cluster]bool      // clusters made in this step that warm up
+	warming  map[place][]*Cluster   // clusters of the snapshot that warm up
 
 	snapshot *Snapshot
 }
@@ -58,20 +60,23 @@ type localSet struct {
 
 func newCompiler(o Options) *compiler {
 	c := &compiler{
-		o:       o,
-		stats:   newStatistics(cmp.Or(o.MaxStats, 10_000)),
-		updates: map[string][]Update{},
-		claims:  map[string]map[string]struct{}{},
-		callers: map[string][]Caller{},
-		peers:   map[peerKey]*Peer{},
-		dirty:   map[string]bool{},
-		here:    map[string][]candidate{},
-		warming: map[place][]*Cluster{},
+		o:        o,
+		stats:    newStatistics(cmp.Or(o.MaxStats, 10_000)),
+		updates:  map[string][]Update{},
+		claims:   map[string]map[string]struct{}{},
+		callers:  map[string][]Caller{},
+		peers:    map[peerKey]*Peer{},
+		dirty:    map[string]bool{},
+		here:     map[string][]candidate{},
+		warming:  map[place][]*Cluster{},
+		rules:    newRuleState(o),
+		rerouted: map[string]bool{},
 	}
 	c.snapshot = &Snapshot{
 		Outbound:   Table{names: newIndex[[]*VirtualHost](), Unrouted: c.stats.unrouted(Outbound)},
 		Inbound:    Table{names: newIndex[[]*VirtualHost](), Unrouted: c.stats.unrouted(Inbound)},
 		interfaces: newIndex[*ifaceSet](),
+		clusters:   newIndex[*Cluster](),
 		inbound:    &localSet{},
 	}
 	return c
@@ -123,6 +128,12 @@ func (c *compiler) refresh() {
 	for iface := range c.updates {
 		c.dirty[iface] = true
 	}
+	for iface := range c.rules.byIface {
+		c.rerouted[iface] = true
+	}
+	for iface := range c.callers {
+		c.rerouted[iface] = true
+	}
 	c.anew = true
 }
 
@@ -135,24 +146,25 @@ type changes struct {
 // compile makes the next snapshot of what changed since the last one, or returns
 // nil when nothing did.
 func (c *compiler) compile(now time.Time) (*Snapshot, []changes) {
-	if len(c.dirty) == 0 && !c.anew {
+	if len(c.dirty) == 0 && len(c.rerouted) == 0 && len(c.rules.changed) == 0 && len(c.rules.due) == 0 && !c.anew {
 		return nil, nil
 	}
 	c.now = now
 	next := *c.snapshot
 	var all []changes
-	if len(c.dirty) > 0 {
+	c.settle(&next)
+	if len(c.dirty) > 0 || len(c.rerouted) > 0 {
 		all = c.outbound(&next)
 	}
 	if c.anew {
 		c.inbound(&next)
 	}
-	c.dirty, c.anew = map[string]bool{}, false
+	c.dirty, c.rerouted, c.anew = map[string]bool{}, map[string]bool{}, false
 	c.snapshot = &next
 	return &next, all
 }
 
-// outbound compiles the dirty interfaces into next.
+// outbound compiles the dirty interfaces into next, and the rules of others.
 func (c *compiler) outbound(next *Snapshot) []changes {
 	interfaces, names := next.interfaces.edit(), next.Outbound.names.edit()
 	touched := map[string]bool{}
@@ -179,9 +191,21 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 			c.claims[path][iface] = struct{}{}
 			touched[path] = true
 		}
+		c.rules.follow(iface, c.known(iface, set), c.now)
 		all = append(all, changes{iface: iface, old: old.labels(), new: set.labels()})
 	}
 	next.interfaces = interfaces.index
+	for iface := range c.rerouted {
+		if c.dirty[iface] {
+			continue
+		}
+		set := next.set(iface)
+		c.rules.follow(iface, c.known(iface, set), c.now)
+		touched[iface] = true
+		for _, path := range set.aliases() {
+			touched[path] = true
+		}
+	}
 	for _, name := range slices.Sorted(maps.Keys(touched)) {
 		var aliased []entry
 		for _, iface := range slices.Sorted(maps.Keys(c.claims[name])) {
@@ -195,7 +219,7 @@ func (c *compiler) outbound(next *Snapshot) []changes {
 			delete(c.claims, name)
 		}
 		c.growing = map[*Cluster]bool{}
-		if hosts := c.hosts(Outbound, name, next.set(name).entries, aliased); len(hosts) > 0 {
+		if hosts := c.hosts(Outbound, name, c.withRuled(name, next.set(name).entries), aliased); len(hosts) > 0 {
 			names.set(name, hosts)
 		} else {
 			names.remove(name)

@@ -25,8 +25,13 @@ type Explanation struct {
 	Method     string      `json:"method,omitempty"`
 	State      SetState    `json:"state"`
 	Reason     string      `json:"reason,omitempty"`
-	Routed     bool        `json:"routed"`           // there is an endpoint for the call
-	Groups     []string    `json:"groups,omitempty"` // that exist of this interface and version
+	Routed     bool        `json:"routed"`            // there is an endpoint for the call
+	Routing    Routing     `json:"routing,omitempty"` // who may decide, where it is not the registries alone
+	Source     string      `json:"source,omitempty"`  // who decides: "registry" or "rules"; with Routing only
+	Rules      *Ruled      `json:"rules,omitempty"`   // with Source "rules"
+	Cluster    string      `json:"cluster,omitempty"` // with Source "rules": the one with the largest share
+	Choice     string      `json:"choice,omitempty"`  // with Source "rules": how one of the used candidates is chosen
+	Groups     []string    `json:"groups,omitempty"`  // that exist of this interface and version
 	Policy     string      `json:"policy,omitempty"`
 	PolicyWhy  string      `json:"policyWhy,omitempty"`
 	Timeout    string      `json:"timeout,omitempty"`    // "1s"; empty: none
@@ -48,6 +53,8 @@ type CallerRow struct {
 // Candidate is one provider that was looked at.
 type Candidate struct {
 	Service     string   `json:"service"`
+	Cluster     string   `json:"cluster,omitempty"`  // of rules
+	Locality    string   `json:"locality,omitempty"` // of rules
 	Protocol    string   `json:"protocol"`
 	Address     string   `json:"address"`
 	Origin      string   `json:"origin,omitempty"`
@@ -67,16 +74,31 @@ type Candidate struct {
 
 // Explain tells how a call would be routed now, and of every provider that was
 // looked at whether it is used, and why not.
-func (r *Router) Explain(q Query) Explanation { return r.Snapshot().explain(q, time.Now()) }
+func (r *Router) Explain(q Query) Explanation {
+	x := r.Snapshot().explain(q, time.Now())
+	asked := q.asked()
+	if x.Direction == Outbound {
+		if routing := r.Routing(asked); routing != FromRegistry {
+			x.Routing, x.Source = routing, orElse(x.Source, "registry")
+		}
+	}
+	return x
+}
+
+// asked is the service key of a query, completed from its attachments.
+func (q Query) asked() registry.Service {
+	s := q.Service
+	if s.Group == "" {
+		s.Group = q.Attachments["group"]
+	}
+	if s.Version == "" {
+		s.Version = registry.NormalVersion(q.Attachments["version"])
+	}
+	return s
+}
 
 func (s *Snapshot) explain(q Query, now time.Time) Explanation {
-	asked := q.Service
-	if asked.Group == "" {
-		asked.Group = q.Attachments["group"]
-	}
-	if asked.Version == "" {
-		asked.Version = registry.NormalVersion(q.Attachments["version"])
-	}
+	asked := q.asked()
 	x := Explanation{Direction: q.Direction, Method: q.Method, Service: asked.Key()}
 	table, rows := &s.Outbound, s.outboundRows
 	if q.Direction == Inbound {
@@ -94,6 +116,10 @@ func (s *Snapshot) explain(q Query, now time.Time) Explanation {
 	if cl != nil {
 		x.Policy, x.PolicyWhy, x.Dedicated = cl.Policy.String(), cl.policyWhy, cl.Dedicated
 		x.timeout(cl, q)
+	}
+	if cl != nil && cl.routes != nil {
+		s.explainRules(&x, q, cl, now)
+		return x
 	}
 	x.Candidates = rows(&x, asked, cl)
 	if len(x.Groups) == 0 {

@@ -2,6 +2,7 @@ package route
 
 import (
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,7 +76,8 @@ func addresses(c *Cluster) []string {
 
 // weighted is a cluster of endpoints 10.0.0.1:20880, … with these weights.
 func weighted(p Policy, weights ...int) *Cluster {
-	cl := &Cluster{Policy: p, Stats: &Stats{}}
+	cl := &Cluster{Policy: p, Stats: &Stats{}, balance: new(atomic.Pointer[balance])}
+	cl.turn = &cl.Stats.turn
 	for i, w := range weights {
 		peer := newPeer(fmt.Sprintf("10.0.0.%d:20880", i+1))
 		cl.Endpoints = append(cl.Endpoints, &Endpoint{Peer: peer, Weight: w, facts: &facts{}})

@@ -22,7 +22,8 @@ type Peer struct {
 	// Upstream is the data plane's own: its connections to Addr, say.
 	Upstream atomic.Value
 
-	start    time.Time     // avoided counts from here, so that no clock change matters
+	start    time.Time // avoided counts from here, so that no clock change matters
+	dial     atomic.Pointer[Dial]
 	readonly atomic.Bool   // said READONLY
 	failures atomic.Int32  // in a row
 	avoided  atomic.Int64  // until when, as nanoseconds after start; 0: not avoided
@@ -65,6 +66,22 @@ func (p *Peer) Succeeded() {
 	}
 }
 
+// Dial is how connections to a peer are made.
+type Dial struct {
+	Timeout     time.Duration // 0: that of the proxy
+	KeepAlive   KeepAlive
+	Connections int // at most; 0: as many as the proxy likes
+}
+
+// Dial is what a cluster of rules wants, the zero Dial if none does. When several
+// clusters have an endpoint at the address the one compiled last decides.
+func (p *Peer) Dial() Dial {
+	if d := p.dial.Load(); d != nil {
+		return *d
+	}
+	return Dial{}
+}
+
 // Used tells whether an endpoint of the current snapshot has this peer. The data
 // plane may close its connections to a peer that is not used and idle.
 func (p *Peer) Used() bool { return p.refs.Load() > 0 }
@@ -76,10 +93,11 @@ const (
 	usable rank = iota
 	avoided
 	readonly
+	ejected
 	ranks
 )
 
-func (r rank) String() string { return [...]string{"usable", "avoided", "readonly"}[r] }
+func (r rank) String() string { return [...]string{"usable", "avoided", "readonly", "ejected"}[r] }
 
 func (p *Peer) rank() rank {
 	if p.readonly.Load() {

@@ -38,10 +38,13 @@ const maxSchedule = 2048
 
 // balance is the effective weights of a cluster's endpoints, ready for drawing.
 type balance struct {
-	weights  []uint32 // by endpoint; 0 gets nothing; never all 0
+	weights  []uint32 // by endpoint; 0 gets nothing; all 0 only if nobody may be called
 	upTo     []uint64 // sums of weights up to and with each endpoint
 	total    uint64
 	schedule []uint16 // round robin: which endpoint at which turn
+	reserve  []uint32 // of rules: weights of healthy endpoints that have no share now, for a call that found nobody else
+	ring     *ring    // consistent hash
+	steps    []step   // of rules: how the weights came about
 }
 
 // newBalance prepares weights. When all are zero every endpoint counts the same,
@@ -137,18 +140,32 @@ func shares(weights []uint32) []int64 {
 // have it.
 func (c *Cluster) Pick(tried []*Endpoint) *Endpoint { return c.pick(tried, rand.Uint64N) }
 
+// PickBy is Pick for a call with a key (Route.Key): with a hash as policy the key
+// decides, and when its endpoint is tried or unusable, the one that follows.
+func (c *Cluster) PickBy(key uint64, tried []*Endpoint) *Endpoint {
+	if b := c.balance.Load(); b.ring != nil {
+		if e := c.pickRing(b, key, tried); e != nil {
+			return e
+		}
+	}
+	return c.pick(tried, rand.Uint64N)
+}
+
 func (c *Cluster) pick(tried []*Endpoint, draw func(uint64) uint64) *Endpoint {
-	if len(c.Endpoints) <= 1 {
+	if len(c.Endpoints) <= 1 && c.state == nil {
 		if len(c.Endpoints) == 0 || has(tried, c.Endpoints[0]) {
 			return nil
 		}
 		return c.Endpoints[0]
 	}
 	b := c.balance.Load()
+	if b.total == 0 {
+		return nil
+	}
 	switch c.Policy {
 	case RoundRobin:
 		for range b.schedule {
-			turn := (c.Stats.turn.Add(1) - 1) % uint64(len(b.schedule))
+			turn := (c.turn.Add(1) - 1) % uint64(len(b.schedule))
 			if e := c.Endpoints[b.schedule[turn]]; free(e, tried) {
 				return e
 			}
@@ -163,7 +180,13 @@ func (c *Cluster) pick(tried []*Endpoint, draw func(uint64) uint64) *Endpoint {
 			return e
 		}
 	}
-	return c.pickAny(b, tried, draw)
+	e, r := c.pickAny(b.weights, tried, draw)
+	if r != usable && b.reserve != nil {
+		if other, better := c.pickAny(b.reserve, tried, draw); better < r {
+			return other
+		}
+	}
+	return e
 }
 
 // draw is the endpoint that owns the point at, which is below total.
@@ -193,12 +216,13 @@ func (c *Cluster) lighter(b *balance, i int, tried []*Endpoint, draw func(uint64
 
 // pickAny draws by weight among the endpoints of the best rank that were not
 // tried: one pass, in which each takes the place of those before it with the
-// probability of its share so far.
-func (c *Cluster) pickAny(b *balance, tried []*Endpoint, draw func(uint64) uint64) *Endpoint {
+// probability of its share so far. The rank is that of the endpoint, ranks if there
+// is none. Of rules an ejected one is none.
+func (c *Cluster) pickAny(weights []uint32, tried []*Endpoint, draw func(uint64) uint64) (*Endpoint, rank) {
 	var total [ranks]uint64
 	var chosen [ranks]*Endpoint
 	for i, e := range c.Endpoints {
-		w := uint64(b.weights[i])
+		w := uint64(weights[i])
 		if w == 0 || has(tried, e) {
 			continue
 		}
@@ -208,12 +232,12 @@ func (c *Cluster) pickAny(b *balance, tried []*Endpoint, draw func(uint64) uint6
 			chosen[r] = e
 		}
 	}
-	for _, e := range chosen {
+	for r, e := range chosen[:ejected] {
 		if e != nil {
-			return e
+			return e, rank(r)
 		}
 	}
-	return nil
+	return nil, ranks
 }
 
 func free(e *Endpoint, tried []*Endpoint) bool { return !has(tried, e) && e.rank() == usable }

@@ -76,6 +76,12 @@ type Options struct {
 	// Policy names the load balancing configured for a service ("" when none):
 	// random, roundrobin, leastactive. It beats what URLs say. Nil: none.
 	Policy func(registry.Service) string
+	// Rules delivers rules; nil: there are none. Host names a service as rules do
+	// (CONTRACT §9), and Routing says who decides about it. Both are needed with
+	// Rules and must be pure; Refresh makes the router ask Routing again.
+	Rules   RuleSource
+	Host    func(registry.Service) string
+	Routing func(registry.Service) Routing
 	// Inbound are the addresses, host:port, at which registries list the inbound
 	// listener.
 	Inbound []string

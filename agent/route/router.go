@@ -16,6 +16,7 @@ import (
 
 const (
 	growEvery  = 3 * time.Second // weights of endpoints that warm up
+	tickEvery  = time.Second     // rules that wait, ejections
 	renewEvery = time.Minute     // Want for interfaces that are called; housekeeping
 	mostLogged = 10              // endpoints named in one log line
 )
@@ -30,6 +31,9 @@ type Router struct {
 	local   chan []Local  // capacity 1, the newest set
 	callers chan []Caller // capacity 1, the newest set
 	refresh chan struct{} // capacity 1: compile everything anew
+	rules   chan RuleUpdate
+	asked   chan registry.Service // by calls, for rules
+	ejected chan struct{}         // capacity 1: somebody was
 	stats   *statistics
 
 	current watch.Value[Snapshot]
@@ -48,11 +52,20 @@ func New(o Options) *Router {
 		local:   make(chan []Local, 1),
 		callers: make(chan []Caller, 1),
 		refresh: make(chan struct{}, 1),
+		rules:   make(chan RuleUpdate, 64),
+		asked:   make(chan registry.Service, 64),
+		ejected: make(chan struct{}, 1),
 		stats:   c.stats,
 		c:       c,
 	}
 	if r.log == nil {
 		r.log = slog.New(slog.DiscardHandler)
+	}
+	c.rules.wake = func() {
+		select {
+		case r.ejected <- struct{}{}:
+		default:
+		}
 	}
 	r.await.init(cmp.Or(o.MaxAwait, 1024), 0)
 	r.arrive.init(arriveMost, strangersMost)
@@ -67,6 +80,9 @@ func (r *Router) Run(ctx context.Context) error {
 	for _, s := range r.o.Sources {
 		g.Go(func() error { return s.Run(ctx, r.updates) })
 	}
+	if r.o.Rules != nil {
+		g.Go(func() error { return r.o.Rules.Run(ctx, r.rules) })
+	}
 	g.Go(func() error { r.loop(ctx); return nil })
 	return g.Wait()
 }
@@ -76,6 +92,12 @@ func (r *Router) loop(ctx context.Context) {
 	defer grow.Stop()
 	renew := time.NewTicker(renewEvery)
 	defer renew.Stop()
+	var tick <-chan time.Time // only with rules
+	if r.o.Rules != nil {
+		ticker := time.NewTicker(tickEvery)
+		defer ticker.Stop()
+		tick = ticker.C
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -88,10 +110,19 @@ func (r *Router) loop(ctx context.Context) {
 			r.c.setCallers(set)
 		case <-r.refresh:
 			r.c.refresh()
+		case u := <-r.rules:
+			r.c.rules.update(u, time.Now())
+		case s := <-r.asked:
+			r.c.ask(s, time.Now())
+		case <-r.ejected:
+			r.c.outliers(time.Now())
+		case <-tick:
+			r.c.tick(time.Now())
 		case <-grow.C:
 			r.c.grow(time.Now())
 		case <-renew.C:
 			r.c.sweep(time.Now())
+			r.c.forget(time.Now())
 			r.renew()
 		}
 		r.drain()
@@ -100,6 +131,9 @@ func (r *Router) loop(ctx context.Context) {
 			continue
 		}
 		r.current.Store(next)
+		if set, changed := r.c.rules.wants(); changed && r.o.Rules != nil {
+			r.o.Rules.SetServices(set)
+		}
 		for _, c := range all {
 			r.logChange(c)
 		}
@@ -116,6 +150,10 @@ func (r *Router) drain() {
 			r.c.setLocal(set)
 		case set := <-r.callers:
 			r.c.setCallers(set)
+		case u := <-r.rules:
+			r.c.rules.update(u, time.Now())
+		case s := <-r.asked:
+			r.c.ask(s, time.Now())
 		default:
 			return
 		}
@@ -128,6 +166,7 @@ func (r *Router) renew() {
 	r.stats.each(func(direction string, s registry.Service, st *Stats) {
 		if n := st.Requests(); direction == Outbound && n != st.seen {
 			st.seen = n
+			r.c.used(s, time.Now())
 			if _, known := r.c.snapshot.interfaces.value(s.Interface); known {
 				r.want(s.Interface)
 			}

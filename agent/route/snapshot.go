@@ -14,6 +14,7 @@ type Snapshot struct {
 	Inbound  Table // calls to local providers
 
 	interfaces   index[*ifaceSet]
+	clusters     index[*Cluster] // of rules, by name; each as it is without a service
 	inbound      *localSet
 	applications map[string]*Table
 }

@@ -39,10 +39,12 @@ type RuleUpdate struct {
 	Source string // "xds"
 	// Synced: the source has told everything that its server has for the services
 	// wanted; a service without a route has none. Before that it is not known yet.
-	Synced    bool
-	Routes    map[string]*RouteSpec   // by RouteSpec.Name
-	Clusters  map[string]*ClusterSpec // by ClusterSpec.Name
-	Endpoints map[string]*EndpointSet // by name of the cluster; an empty set is "none", nil "not known"
+	Synced   bool
+	Routes   map[string]*RouteSpec   // by RouteSpec.Name
+	Clusters map[string]*ClusterSpec // by ClusterSpec.Name
+	// Endpoints are by name of the cluster; an empty set is "none", nil "not known".
+	// They stay when their cluster goes, until they are removed themselves.
+	Endpoints map[string]*EndpointSet
 	// Unsupported replaces what the source as a whole cannot honour (a rejected
 	// resource with its reason, a listener's filter), by resource; nil: as before.
 	Unsupported map[string][]string
@@ -255,10 +257,9 @@ type ClusterSpec struct {
 	Name   string // "outbound|20882|blue|com.a.foo"
 	Origin string // "destination-rule dubbo/demo"; empty: generated
 
-	Policy  Policy
-	Ring    RingSize // with RingHash
-	Table   int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
-	Choices int      // with LeastRequest: choice_count; 0: 2
+	Policy Policy   // LeastRequest chooses between two (choice_count 2)
+	Ring   RingSize // with RingHash
+	Table  int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
 
 	// Resolve: the endpoints' hosts are names, looked up this often (STRICT_DNS,
 	// dns_refresh_rate). 0: they are addresses (EDS, STATIC).
@@ -299,7 +300,7 @@ const Unlimited = 1<<32 - 1
 // sends 1.
 type Limits struct {
 	Connections uint32 // max_connections: upstream connections, at least one to each endpoint
-	Pending     uint32 // max_pending_requests: calls that wait for a connection to be made
+	Pending     uint32 // max_pending_requests: calls that wait for a connection to an endpoint to be made
 	Requests    uint32 // max_requests: calls in flight
 	Retries     uint32 // max_retries: retries in flight
 }

@@ -17,6 +17,7 @@ const (
 	Limit                     // too much in flight, or a frame too large
 	Remote                    // the next hop answered with an error status
 	Abandoned                 // the caller went away
+	Injected                  // a rule's fault or direct response
 	failures
 )
 
@@ -31,7 +32,7 @@ func Failures() []Failure {
 
 // String is the reason as metrics name it.
 func (f Failure) String() string {
-	names := [...]string{"no_route", "no_endpoint", "refused", "lost", "deadline", "limit", "remote", "abandoned"}
+	names := [...]string{"no_route", "no_endpoint", "refused", "lost", "deadline", "limit", "remote", "abandoned", "injected"}
 	if int(f) < len(names) {
 		return names[f]
 	}

@@ -1,0 +1,327 @@
+package route
+
+import (
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// rulesFor are options under which rules decide about every service.
+func rulesFor(routing Routing) Options {
+	return Options{
+		Host:    func(s registry.Service) string { return strings.ToLower(s.Interface) },
+		Routing: func(registry.Service) Routing { return routing },
+	}
+}
+
+// ruled is a compiler whose clock the test turns.
+type ruledTest struct {
+	*compiler
+	t    *testing.T
+	time time.Time
+}
+
+func newRuledTest(t *testing.T, routing Routing) *ruledTest {
+	return &ruledTest{newCompiler(rulesFor(routing)), t, time.Unix(1_700_000_000, 0)}
+}
+
+func (r *ruledTest) send(u RuleUpdate) { r.rules.update(u, r.time); r.compile(r.time) }
+
+func (r *ruledTest) pass(d time.Duration) {
+	for range int(d / time.Second) {
+		r.time = r.time.Add(time.Second)
+		r.tick(r.time)
+		r.compile(r.time)
+	}
+}
+
+// endpoints are of one locality.
+func endpoints(addresses ...string) *EndpointSet {
+	l := LocalitySpec{}
+	for _, a := range addresses {
+		l.Endpoints = append(l.Endpoints, EndpointSpec{Address: a})
+	}
+	return &EndpointSet{Localities: []LocalitySpec{l}}
+}
+
+func vhost(host string, routes ...RouteRule) map[string]*RouteSpec {
+	return map[string]*RouteSpec{host: {Name: host, Hosts: []string{host}, Routes: routes}}
+}
+
+func split(pairs ...any) RouteRule {
+	var r RouteRule
+	for i := 0; i < len(pairs); i += 2 {
+		r.Clusters = append(r.Clusters, WeightedCluster{Cluster: pairs[i].(string), Weight: uint32(pairs[i+1].(int))})
+	}
+	return r
+}
+
+// chosen draws clusters of the route of a call of com.a.Foo.
+func (r *ruledTest) chosen(n int) map[string]int {
+	r.t.Helper()
+	got := map[string]int{}
+	cl := r.snapshot.Outbound.find("com.a.Foo", "", "")
+	if cl == nil || cl.Routes() == nil {
+		return got
+	}
+	route := cl.Routes().Find([]byte("say"), nil)
+	if route == nil {
+		return got
+	}
+	for range n {
+		if c, _ := route.Choose(); c != nil {
+			got[c.Name]++
+		} else {
+			got[""]++
+		}
+	}
+	return got
+}
+
+func (r *ruledTest) want(when string, clusters ...string) {
+	r.t.Helper()
+	got := r.chosen(200)
+	for _, c := range clusters {
+		if got[c] == 0 {
+			r.t.Errorf("%s: %s is not chosen: %v", when, c, got)
+		}
+		delete(got, c)
+	}
+	if len(got) > 0 {
+		r.t.Errorf("%s: chosen too: %v", when, got)
+	}
+}
+
+func clusters(names ...string) map[string]*ClusterSpec {
+	m := map[string]*ClusterSpec{}
+	for _, n := range names {
+		m[n] = &ClusterSpec{Name: n}
+	}
+	return m
+}
+
+func withCaller(r *ruledTest) *ruledTest {
+	r.setCallers([]Caller{{Application: "app", Service: registry.Service{Interface: "com.a.Foo"}, URL: mustURL(r.t, "consumer://h/com.a.Foo?timeout=2000")}})
+	r.compile(r.time)
+	return r
+}
+
+// Shares are those of the weights.
+func TestWeightedShares(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue", "green", "red"),
+		Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882"), "green": endpoints("10.0.0.2:20882"), "red": endpoints("10.0.0.3:20882")}})
+	for _, weights := range [][3]int{{1, 1, 0}, {100, 0, 0}, {0, 0, 7}, {50, 30, 20}, {1, 1, 1}, {99, 1, 0}} {
+		r.send(RuleUpdate{Routes: vhost("com.a.foo", split("blue", weights[0], "green", weights[1], "red", weights[2]))})
+		const n = 100_000
+		got := r.chosen(n)
+		sum := float64(weights[0] + weights[1] + weights[2])
+		for i, name := range []string{"blue", "green", "red"} {
+			p := float64(weights[i]) / sum
+			if weights[i] == 0 && got[name] != 0 {
+				t.Errorf("%v: %s with weight 0 was chosen", weights, name)
+			}
+			if d := math.Abs(float64(got[name]) - n*p); d > 5*math.Sqrt(n*p*(1-p)) {
+				t.Errorf("%v: %s %d of %d", weights, name, got[name], n)
+			}
+		}
+	}
+}
+
+// What is missing, or has no endpoints, leaves its share to the others and is
+// counted call by call.
+func TestMissingClusters(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue", "empty", "green"),
+		Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882"), "green": endpoints("10.0.0.2:20882"), "empty": {}},
+		Routes:    vhost("com.a.foo", split("blue", 30, "absent", 25, "empty", 25, "green", 20))})
+	r.pass(holdRules)
+	const n = 50_000
+	got := r.chosen(n)
+	if got["blue"]+got["green"] != n {
+		t.Fatalf("chosen: %v", got)
+	}
+	if d := math.Abs(float64(got["blue"]) - 0.6*n); d > 5*math.Sqrt(n*.24) {
+		t.Errorf("blue got %d of %d", got["blue"], n)
+	}
+	route := r.snapshot.Outbound.find("com.a.Foo", "", "").Routes().Find([]byte("say"), nil)
+	if missed := float64(route.Stats.Missing.Load()); math.Abs(missed-n/2) > 5*math.Sqrt(n*.25) {
+		t.Errorf("%v of %d counted as missing", missed, n)
+	}
+	r.send(RuleUpdate{Routes: vhost("com.a.foo", split("absent", 1))})
+	r.pass(2 * holdRules)
+	if got := r.chosen(10); got[""] != 10 {
+		t.Errorf("chosen: %v", got)
+	}
+}
+
+// A route changes when its clusters have endpoints; until then its predecessor
+// serves, also when its cluster is removed first.
+func TestMakeBeforeBreak(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	r.want("before anything")
+	if cl := r.snapshot.Outbound.find("com.a.Foo", "", ""); cl == nil || !cl.Routes().Waiting() {
+		t.Fatal("the service does not wait for rules")
+	}
+	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue"), Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")},
+		Routes: vhost("com.a.foo", split("blue", 1))})
+	r.want("first", "blue")
+	r.send(RuleUpdate{Routes: vhost("com.a.foo", split("green", 1))})
+	r.want("green is not known", "blue")
+	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"green": {Name: "green"}, "blue": nil}})
+	r.pass(3 * time.Second)
+	r.want("green has no endpoints yet", "blue")
+	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"green": endpoints("10.0.0.2:20882")}})
+	r.want("green is warm", "green")
+
+	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"green": {}}})
+	r.pass(holdRules - 2*time.Second)
+	r.want("green became empty: last good", "green")
+	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"green": endpoints("10.0.0.3:20882")}})
+	r.want("green is back", "green")
+
+	// The cluster goes before the route does, as istiod sends it.
+	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"green": nil}})
+	r.pass(2 * time.Second)
+	r.want("green was removed", "green")
+	r.send(RuleUpdate{Clusters: clusters("blue"), Routes: vhost("com.a.foo", split("blue", 1))})
+	r.want("blue came", "blue")
+	r.pass(time.Second)
+	if rc := r.rules.clusters["green"]; rc == nil || rc.core != nil || r.peers[peerKey{Outbound, "10.0.0.3:20882"}].Used() {
+		t.Error("the removed cluster is still there")
+	}
+}
+
+// Rules that lead nowhere give way to the registries after a while, and return
+// when they lead somewhere for a while.
+func TestFallBack(t *testing.T) {
+	r := newRuledTest(t, FromXDSThenRegistry)
+	r.compiler.update(ready("com.a.Foo", ifaceLevel(t, "dubbo://10.0.0.9:20880/com.a.Foo?interface=com.a.Foo")))
+	r.compile(r.time)
+	on := func(when, want string) {
+		t.Helper()
+		cl := r.snapshot.Outbound.find("com.a.Foo", "", "")
+		got := "registry"
+		if cl.Routes() != nil {
+			got = "rules"
+		}
+		if got != want || len(cl.Endpoints) != 1 {
+			t.Errorf("%s: %s decides, want %s; registry has %v", when, got, want, addresses(cl))
+		}
+	}
+	on("no rules", "registry")
+	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue"), Routes: vhost("com.a.foo", split("blue", 1))})
+	on("rules without endpoints", "registry")
+	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")}})
+	on("rules", "rules")
+	r.want("rules", "blue")
+	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": {}}})
+	r.pass(holdRules - time.Second)
+	on("held", "rules")
+	r.want("held", "blue")
+	r.pass(2 * time.Second)
+	on("fallen back", "registry")
+	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")}})
+	r.pass(riseRules - 2*time.Second)
+	on("not yet back", "registry")
+	r.pass(3 * time.Second)
+	on("back", "rules")
+	r.send(RuleUpdate{Routes: map[string]*RouteSpec{"com.a.foo": nil}})
+	r.pass(2 * time.Second)
+	on("the virtual host went: held", "rules")
+	r.pass(holdRules)
+	on("the virtual host went", "registry")
+}
+
+// One service's rules come by host, by pattern in order, or from "*".
+func TestWhichSpec(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	spec := func(name string, order int, cluster string, hosts []string, patterns ...ServicePattern) *RouteSpec {
+		return &RouteSpec{Name: name, Order: order, Hosts: hosts, Services: patterns, Routes: []RouteRule{split(cluster, 1)}}
+	}
+	u := RuleUpdate{Source: "xds", Synced: true, Clusters: map[string]*ClusterSpec{}, Endpoints: map[string]*EndpointSet{}}
+	for i := range 6 {
+		name := fmt.Sprint("c", i)
+		u.Clusters[name], u.Endpoints[name] = &ClusterSpec{Name: name}, endpoints("10.0.0.1:20882")
+	}
+	r.send(u)
+	set := func(s *RouteSpec) { r.send(RuleUpdate{Routes: map[string]*RouteSpec{s.Name: s}}) }
+	set(spec("wild", 0, "c0", []string{"*"}))
+	r.want("only *", "c0")
+	set(spec("p2", 2, "c2", nil, ServicePattern{Interface: "com.*"}))
+	r.want("a pattern", "c2")
+	set(spec("p1", 1, "c1", nil, ServicePattern{Interface: "com.a.Foo", Version: "9"}, ServicePattern{Interface: "*.Foo"}))
+	r.want("a pattern before it", "c1")
+	set(spec("z", 0, "c4", []string{"other", "com.a.foo"}))
+	r.want("a host", "c4")
+	set(spec("a", 0, "c3", []string{"com.a.foo"}))
+	r.want("the first by name", "c3")
+	for _, name := range []string{"a", "z", "p1"} {
+		r.send(RuleUpdate{Routes: map[string]*RouteSpec{name: nil}})
+	}
+	r.want("all removed but one", "c2")
+}
+
+// Services are asked for as long as somebody needs their rules.
+func TestWantedServices(t *testing.T) {
+	r := newRuledTest(t, FromXDS)
+	if _, changed := r.rules.wants(); changed {
+		t.Error("changed at the start")
+	}
+	withCaller(r)
+	r.ask(registry.Service{Interface: "com.a.Foo", Group: "g"}, r.time)
+	r.compiler.update(ready("com.a.Bar", ifaceLevel(t, "dubbo://10.0.0.9:20880/com.a.Bar?interface=com.a.Bar&version=2")))
+	r.compile(r.time)
+	got, changed := r.rules.wants()
+	if want := "[com.a.Bar:2 com.a.Foo g/com.a.Foo]"; fmt.Sprint(got) != want || !changed {
+		t.Errorf("wanted %v, want %s", got, want)
+	}
+	r.used(registry.Service{Interface: "com.a.Foo", Group: "g"}, r.time.Add(time.Minute))
+	r.forget(r.time.Add(askedFor + time.Second))
+	r.setCallers(nil)
+	r.compile(r.time)
+	if got, _ := r.rules.wants(); fmt.Sprint(got) != "[com.a.Bar:2 g/com.a.Foo]" {
+		t.Errorf("wanted %v", got)
+	}
+	r.forget(r.time.Add(askedFor + 2*time.Minute))
+	r.compile(r.time)
+	if got, _ := r.rules.wants(); fmt.Sprint(got) != "[com.a.Bar:2]" {
+		t.Errorf("wanted %v", got)
+	}
+}
+
+// A call of a service with rules takes no lock and allocates nothing.
+func TestRulesAllocateNothing(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	canary := split("green", 1)
+	canary.Match = Match{Method: StringMatch{Kind: Prefix, Text: "s"}, Attachments: []AttachmentMatch{{Key: "tag", StringMatch: StringMatch{Kind: Regex, Text: "gr.*"}}}}
+	canary.Hash = []HashPolicy{{Attachment: "tag"}}
+	u := RuleUpdate{Source: "xds", Synced: true, Clusters: map[string]*ClusterSpec{
+		"blue":  {Name: "blue", Policy: LeastRequest, Outlier: &Outlier{Consecutive: 5, MaxEjectionPercent: 50, SuccessRate: true}, Limits: Limits{Requests: 10, Retries: 3}},
+		"green": {Name: "green", Policy: RingHash}},
+		Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:1", "10.0.0.2:1"), "green": endpoints("10.0.0.3:1", "10.0.0.4:1")},
+		Routes:    vhost("com.a.foo", canary, split("blue", 1, "green", 1))}
+	r.send(u)
+	a := mapAttachments{"tag": "gray"}
+	name, method := []byte("com.a.Foo"), []byte("say")
+	if n := testing.AllocsPerRun(1000, func() {
+		cl := r.snapshot.Outbound.Lookup(name, nil).Only()
+		for _, from := range []Attachments{a, nil} {
+			route := cl.Routes().Find(method, from)
+			to, _ := route.Choose()
+			key, _ := route.Key(method, nil, from)
+			e := to.PickBy(key, nil)
+			if !to.Enter() {
+				panic("over the limit")
+			}
+			to.Report(e, Answered)
+			to.Leave()
+		}
+	}); n > 2 { // what mapAttachments converts
+		t.Errorf("%v allocations", n)
+	}
+}

@@ -1,0 +1,323 @@
+package route
+
+import (
+	"math"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Defaults of outlier_detection (config.cluster.v3.OutlierDetection).
+const (
+	outlierInterval = 10 * time.Second
+	baseEjection    = 30 * time.Second
+	maxEjection     = 300 * time.Second
+	successHosts    = 5
+	successRequests = 100
+	successFactor   = 1.9
+)
+
+// Outcome is how a call ended, seen from its endpoint.
+type Outcome uint8
+
+const (
+	Answered     Outcome = iota // with status OK: a result, or an exception of the service
+	RemoteError                 // with another status
+	GatewayError                // another agent could not reach its provider
+	LocalError                  // refused, lost, or no answer in time
+)
+
+// clusterState is what survives snapshots of a cluster of rules, by its name.
+type clusterState struct {
+	name string
+	wake func() // tells the router's loop that somebody was ejected; never blocks
+
+	turn                                   atomic.Uint64
+	inFlight, retries                      atomic.Int64
+	overRequests, overPending, overRetries atomic.Int64
+	ejections                              atomic.Int64
+	changed                                atomic.Bool // somebody was ejected since the loop last looked
+
+	mu    sync.Mutex
+	hosts map[string]*host // guarded by mu; by address
+	size  int              // guarded by mu; endpoints now
+	spec  *Outlier         // guarded by mu
+	check time.Time        // guarded by mu; when the interval ends
+}
+
+// host is what is known of an endpoint in one cluster. It survives snapshots by the
+// cluster's name and its address.
+type host struct {
+	remote, gateway, local atomic.Uint32 // errors in a row
+	total, good            atomic.Uint32 // calls in this interval, for the success rate
+	ejected                atomic.Bool
+	panicking              atomic.Bool // its priority panics: ejection does not count
+
+	// guarded by clusterState.mu
+	until time.Time // of the ejection
+	times int       // ejections, less the intervals since
+	why   string
+}
+
+func (h *host) out() bool { return h.ejected.Load() && !h.panicking.Load() }
+
+// Report tells how a call at an endpoint ended. It costs a load or two where no
+// outlier detection is set.
+func (c *Cluster) Report(e *Endpoint, o Outcome) {
+	if c.spec == nil || c.spec.Outlier == nil || e.host == nil {
+		return
+	}
+	h, spec := e.host, c.spec.Outlier
+	if spec.SuccessRate {
+		h.total.Add(1)
+	}
+	if o == Answered {
+		if spec.SuccessRate {
+			h.good.Add(1)
+		}
+		clear := func(n *atomic.Uint32) {
+			if n.Load() != 0 {
+				n.Store(0)
+			}
+		}
+		clear(&h.remote)
+		clear(&h.gateway)
+		clear(&h.local)
+		return
+	}
+	reached := func(n *atomic.Uint32, limit uint32) bool { return n.Add(1) >= limit && limit > 0 }
+	why := ""
+	if o == LocalError && spec.Split {
+		if reached(&h.local, spec.ConsecutiveLocal) {
+			why = "consecutive local errors"
+		}
+	} else {
+		if reached(&h.remote, spec.Consecutive) {
+			why = "consecutive errors"
+		}
+		if o == RemoteError {
+			h.gateway.Store(0)
+		} else if reached(&h.gateway, spec.ConsecutiveGateway) {
+			why = "consecutive gateway errors"
+		}
+	}
+	if why != "" && !h.ejected.Load() && c.state.eject(h, why, time.Now()) {
+		c.state.wake()
+	}
+}
+
+// eject takes an endpoint out, if so many may be out at a time.
+func (s *clusterState) eject(h *host, why string, now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spec := s.spec
+	if spec == nil || h.ejected.Load() {
+		return false
+	}
+	out := 0
+	for _, other := range s.hosts {
+		if other.ejected.Load() {
+			out++
+		}
+	}
+	if out > 0 && out*100 >= int(spec.MaxEjectionPercent)*s.size {
+		return false
+	}
+	if out == 0 && spec.MaxEjectionPercent == 0 {
+		return false
+	}
+	h.times++
+	base := spec.base()
+	h.until = now.Add(min(base*time.Duration(h.times), max(base, orElse(spec.MaxEjection, maxEjection))))
+	h.why = why
+	h.ejected.Store(true)
+	h.clear()
+	s.ejections.Add(1)
+	s.changed.Store(true)
+	return true
+}
+
+func (h *host) clear() {
+	h.remote.Store(0)
+	h.gateway.Store(0)
+	h.local.Store(0)
+}
+
+func (o *Outlier) base() time.Duration { return orElse(o.BaseEjection, baseEjection) }
+
+func orElse[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+// sweep lets endpoints return whose time is over, and judges the success rates at
+// the end of an interval. It tells whether somebody went or came since the last
+// sweep.
+func (s *clusterState) sweep(now time.Time) bool {
+	changed := s.changed.Swap(false)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, h := range s.hosts {
+		if h.ejected.Load() && (s.spec == nil || !now.Before(h.until)) {
+			h.clear()
+			h.ejected.Store(false)
+			changed = true
+		}
+	}
+	if s.spec == nil {
+		return changed
+	}
+	interval := orElse(s.spec.Interval, outlierInterval)
+	if s.check.IsZero() {
+		s.check = now.Add(interval)
+	}
+	if now.Before(s.check) {
+		return changed
+	}
+	s.check = now.Add(interval)
+	low := s.lowest()
+	s.mu.Unlock()
+	for _, h := range low {
+		if s.eject(h, "success rate", now) {
+			changed = true
+		}
+	}
+	s.mu.Lock()
+	for _, h := range s.hosts {
+		if !h.ejected.Load() && h.times > 0 && now.After(h.until.Add(interval)) {
+			h.times--
+		}
+	}
+	s.changed.Store(false)
+	return changed
+}
+
+// lowest finds the endpoints whose success rate lies further below the mean than
+// the factor times the standard deviation, and begins a new interval. mu is held.
+func (s *clusterState) lowest() (low []*host) {
+	type rated struct {
+		*host
+		rate float64
+	}
+	var all []rated
+	for _, h := range s.hosts {
+		total, good := h.total.Swap(0), h.good.Swap(0)
+		if s.spec.SuccessRate && !h.ejected.Load() && int(total) >= orElse(s.spec.SuccessRateRequests, successRequests) {
+			all = append(all, rated{h, float64(min(good, total)) / float64(total)})
+		}
+	}
+	if len(all) == 0 || len(all) < orElse(s.spec.SuccessRateHosts, successHosts) {
+		return nil
+	}
+	var mean, variance float64
+	for _, x := range all {
+		mean += x.rate / float64(len(all))
+	}
+	for _, x := range all {
+		variance += (x.rate - mean) * (x.rate - mean) / float64(len(all))
+	}
+	limit := mean - orElse(s.spec.SuccessRateFactor, successFactor)*math.Sqrt(variance)
+	slices.SortFunc(all, func(a, b rated) int {
+		switch {
+		case a.rate < b.rate:
+			return -1
+		case a.rate > b.rate:
+			return 1
+		}
+		return 0
+	})
+	for _, x := range all {
+		if x.rate < limit {
+			low = append(low, x.host)
+		}
+	}
+	return low
+}
+
+// host is the one of an address.
+func (s *clusterState) host(address string) *host {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := s.hosts[address]
+	if h == nil {
+		h = &host{}
+		s.hosts[address] = h
+	}
+	return h
+}
+
+// adopt takes a new compilation: endpoints that are gone are forgotten.
+func (s *clusterState) adopt(spec *ClusterSpec, endpoints []*Endpoint) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.spec, s.size = spec.Outlier, len(endpoints)
+	if len(s.hosts) == len(endpoints) {
+		return
+	}
+	there := make(map[*host]bool, len(endpoints))
+	for _, e := range endpoints {
+		there[e.host] = true
+	}
+	for address, h := range s.hosts {
+		if !there[h] {
+			delete(s.hosts, address)
+		}
+	}
+}
+
+// Enter counts a call that waits for its answer, and tells whether the cluster's
+// limit of calls in flight allows it. Leave ends what Enter allowed.
+func (c *Cluster) Enter() bool {
+	if c.state == nil {
+		return true
+	}
+	return enter(&c.state.inFlight, c.spec.Limits.Requests, &c.state.overRequests)
+}
+
+// Leave ends a call that Enter allowed.
+func (c *Cluster) Leave() {
+	if c.state != nil {
+		c.state.inFlight.Add(-1)
+	}
+}
+
+// EnterRetry counts a retry that a route allows, and tells whether the cluster's
+// limit does. LeaveRetry ends what it allowed.
+func (c *Cluster) EnterRetry() bool {
+	if c.state == nil {
+		return true
+	}
+	return enter(&c.state.retries, c.spec.Limits.Retries, &c.state.overRetries)
+}
+
+// LeaveRetry ends a retry that EnterRetry allowed.
+func (c *Cluster) LeaveRetry() {
+	if c.state != nil {
+		c.state.retries.Add(-1)
+	}
+}
+
+// MaxPending is how many calls may wait for a connection to one endpoint to be
+// made: the limit of the cluster. 0: as many as like.
+func (c *Cluster) MaxPending() int {
+	if c.spec == nil || c.spec.Limits.Pending == 0 || c.spec.Limits.Pending == Unlimited {
+		return 0
+	}
+	return int(c.spec.Limits.Pending)
+}
+
+// OverPending counts a call that MaxPending kept out.
+func (c *Cluster) OverPending() { c.state.overPending.Add(1) }
+
+func enter(n *atomic.Int64, limit uint32, over *atomic.Int64) bool {
+	if now := n.Add(1); limit != 0 && limit != Unlimited && now > int64(limit) {
+		n.Add(-1)
+		over.Add(1)
+		return false
+	}
+	return true
+}
