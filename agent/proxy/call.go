@@ -13,17 +13,26 @@ type call struct {
 	down          *downstream
 	cluster       *route.Cluster
 	endpoint      *route.Endpoint
+	route         *route.Route // of rules; nil: none
 	tried         [maxTries - 1]*route.Endpoint
 	tries         uint8 // endpoints in tried
+	moves         uint8 // to another endpoint, because the one before had not executed it
+	attempts      uint8 // retries that the route allowed
 	redials       uint8
 	serialization byte
 	oneway        bool
-	inFlight      bool // counted as such
-	looked        bool // the time-out attachment has been read
+	inFlight      bool   // counted as such
+	looked        bool   // the time-out attachment has been read
+	entered       bool   // counted by the cluster's circuit breaker
+	retrying      bool   // the same for retries
+	keyed         bool   // key counts
+	copied        bool   // a mirror's copy: nobody waits, and nothing is said about its end
+	key           uint32 // of a consistent hash
 	id            uint64
 	start         time.Duration // p.now()
 	limit         time.Duration // of the subscription or provider URL, 0 when there is none
 	look          time.Duration // p.now() at which to look whether it is late
+	tryDue        time.Duration // p.now() at which the time of this try ends, 0 when it has none
 	retained      []byte        // the frame, for another try
 }
 
@@ -37,7 +46,7 @@ func (c *call) pick() bool {
 		c.refuse(refusal{reason: route.Refused, text: errStopping.Error(), notExecuted: true})
 		return false
 	}
-	if c.endpoint = c.cluster.Pick(c.tried[:c.tries]); c.endpoint == nil {
+	if c.endpoint = c.another(); c.endpoint == nil {
 		c.cluster.Stats.Request(1)
 		c.refuse(refusal{reason: route.NoEndpoint, text: "no provider is available", notExecuted: true})
 		return false
@@ -57,17 +66,17 @@ func (c *call) again(r refusal) {
 		p.o.Refused(c.cluster.Service.Interface, c.endpoint.Peer.Addr)
 	}
 	redial := r.redial && c.redials == 0
-	if len(c.retained) == 0 || c.oneway || int(c.tries) >= len(c.tried) && !redial || p.stopping.Load() {
+	if len(c.retained) == 0 || c.oneway || int(c.moves) >= len(c.tried) && !redial || p.stopping.Load() {
 		c.refuse(r)
 		return
 	}
 	if redial { // the connection was up and ended: the endpoint may be there all the same
 		c.redials++
 	} else {
-		c.tried[c.tries] = c.endpoint
-		c.tries++
+		c.exclude()
+		c.moves++
 	}
-	endpoint := c.cluster.Pick(c.tried[:c.tries])
+	endpoint := c.another()
 	if endpoint == nil || !p.budget.take() {
 		c.refuse(r)
 		return
@@ -95,30 +104,40 @@ func (c *call) send(frame []byte) {
 const statusAt = 3
 
 // mayRetry tells from a response whether the request may be needed once more.
-func mayRetry(frame []byte) bool {
-	return frame[statusAt] == dubbo.StatusServerError && bytes.Contains(frame[:min(len(frame), 64)], []byte(notExecuted))
-}
+func mayRetry(frame []byte) bool { return frame[statusAt] != dubbo.StatusOK }
 
 // handle deals with a reply of another agent's inbound side that must not go on
 // as it is: what was not executed is tried elsewhere, and the rest is told in the
 // form of our own side (CONTRACT §6). False: an ordinary reply.
 func (c *call) handle(frame []byte) bool {
-	if !c.down.dir.outbound || frame[statusAt] != dubbo.StatusServerError {
+	if !c.down.dir.outbound {
 		return false
 	}
-	text, ok := dubbo.ErrorText(frame[2]&serializationMask, frame[dubbo.HeaderSize:])
+	var text []byte
+	ok := false
+	if frame[statusAt] == dubbo.StatusServerError {
+		text, ok = dubbo.ErrorText(frame[2]&serializationMask, frame[dubbo.HeaderSize:])
+	}
 	switch {
 	case ok && bytes.HasPrefix(text, []byte(notExecuted)):
+		c.cluster.Report(c.endpoint, route.GatewayError)
 		c.again(refusal{reason: route.Refused, text: c.endpoint.Peer.Addr + " says: " + string(text), notExecuted: true})
 	case ok && bytes.HasPrefix(text, []byte(unknownOutcome)):
-		c.refuse(refusal{reason: route.Lost, text: c.endpoint.Peer.Addr + " says: " + string(text)})
+		c.cluster.Report(c.endpoint, route.GatewayError)
+		if says := c.endpoint.Peer.Addr + " says: " + string(text); !c.retry(route.RetryLost, says) {
+			c.refuse(refusal{reason: route.Lost, text: says})
+		}
 	default:
-		return false
+		c.cluster.Report(c.endpoint, route.RemoteError)
+		return c.retry(route.RetryError, "an answer with an error status")
 	}
 	return true
 }
 
-const serializationMask = 0x1f
+const (
+	serializationMask = 0x1f
+	flagTwoWay        = 0x40
+)
 
 // nextLook moves look behind the deadline of the call, if that is later. The
 // caller's time-out attachment stands behind the arguments, so it is read only
@@ -133,11 +152,9 @@ func (c *call) nextLook() {
 			c.limit = t
 		}
 	}
-	due := maxDeadline
-	if c.limit > 0 {
-		due = min(c.limit+deadlineGrace, maxDeadline)
+	if c.look = c.due(); c.tryDue > 0 {
+		c.look = min(c.look, c.tryDue)
 	}
-	c.look = c.start + due
 }
 
 func (c *call) attachedTimeout() time.Duration {

@@ -4,6 +4,7 @@ import "sync/atomic"
 
 // counters are what belongs to no service.
 type counters struct {
+	unchanged, mirrored, mirrorsDropped                                                                                  atomic.Int64
 	rejected, protocol, oneway, callbacks, callbacksRefused, heartbeats, retries, unreadable, dialFailed, unknownCallers atomic.Int64
 }
 

@@ -14,6 +14,7 @@ type decision struct {
 	serialization byte
 	front         []byte
 	cluster       *route.Cluster
+	route         *route.Route // of rules; nil: none
 	limit         time.Duration
 }
 

@@ -266,7 +266,7 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 	}
 	body := frame[dubbo.HeaderSize:]
 	if known := d.decisions.find(snap, c.serialization, body); known != nil {
-		c.cluster, c.limit = known.cluster, known.limit
+		c.cluster, c.limit, c.route = known.cluster, known.limit, known.route
 		d.place(&c, frame)
 		return
 	}
@@ -284,11 +284,15 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 	host := table.Lookup(front.Path, front.Version)
 	switch {
 	case host != nil:
-		if holds, ok := d.choose(table, host, &front, &c, frame, &d.attachments); ok {
-			if holds {
-				d.decisions.add(decision{c.serialization, body[:front.Args], c.cluster, c.limit})
-			}
+		switch d.choose(table, host, &front, &c, frame, &d.attachments) {
+		case lasting:
+			d.decisions.add(decision{c.serialization, body[:front.Args], c.cluster, c.route, c.limit})
 			d.place(&c, frame)
+		case chosen:
+			d.place(&c, frame)
+		case unheard:
+			c.cluster = nil
+			d.await(c, frame, string(front.Path))
 		}
 	case d.dir.outbound || snap.Adopts():
 		d.await(c, frame, string(front.Path))
@@ -297,30 +301,31 @@ func (d *downstream) request(snap *route.Snapshot, now time.Duration, h dubbo.He
 	}
 }
 
-// choose sets the cluster and the time-out, or refuses. Attachments stand behind the
-// arguments and are reached only if something depends on them. holds tells whether
-// every call that begins with the same bytes is to be treated the same.
+// choose sets the cluster, the route and the time-out, or refuses. Attachments stand
+// behind the arguments and are reached only if something depends on them.
 //
 // Where only one group of a service is there, a consumer's first call of a method is
 // looked at: it may ask for another one. Later calls are not, so one with another
 // group than the first goes to the provider, which refuses it.
-func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *dubbo.Front, c *call, frame []byte, a *dubbo.Attachments) (holds, ok bool) {
+func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *dubbo.Front, c *call, frame []byte, a *dubbo.Attachments) verdict {
 	c.cluster = host.Only()
-	holds = c.cluster != nil
-	if d.dir.outbound || !holds {
+	how, read := lasting, false
+	if c.cluster == nil {
+		how = chosen
+	}
+	if d.dir.outbound || how == chosen {
 		err := dubbo.FindAttachments(c.serialization, frame[dubbo.HeaderSize:], front, a)
+		read = err == nil
 		if d.dir.outbound && !d.caller.asked() && (c.cluster == nil || c.cluster.NeedsCaller()) {
 			d.caller.learn(a)
 		}
 		switch group, _ := a.Lookup("group"); {
 		case c.cluster != nil && err == nil && string(group) != c.cluster.Service.Group:
-			c.cluster = nil
-			c.refuse(noService(front, group))
-			return false, false
+			return d.nobody(front, group, c)
 		case c.cluster != nil:
 		case err != nil:
 			c.refuse(refusal{reason: route.NoRoute, text: "several groups provide " + string(front.Path) + " and the attachments cannot be read: " + err.Error()})
-			return false, false
+			return refused
 		default:
 			// Java puts the interface into the body and the path here, and dispatches
 			// by the path.
@@ -330,23 +335,30 @@ func (d *downstream) choose(table *route.Table, host *route.VirtualHost, front *
 				}
 			}
 			if c.cluster = host.Group(group); c.cluster == nil {
-				c.refuse(noService(front, group))
-				return false, false
+				return d.nobody(front, group, c)
 			}
 		}
 	}
 	if d.dir.outbound {
 		application, final := d.application(c.cluster)
 		c.limit = c.cluster.Timeout(application, front.Method)
-		holds = holds && final
+		if !final {
+			how = min(how, chosen)
+		}
+		if routes := c.cluster.Routes(); routes != nil {
+			how = min(how, d.byRules(routes, front, c, frame, a, read))
+		}
 	}
-	return holds, true
+	return how
 }
 
 // place picks an endpoint and notes the frame for dispatch.
 func (d *downstream) place(c *call, frame []byte) {
 	if d.p.refusing.Load() {
 		c.refuse(refusal{reason: route.Refused, text: errStopping.Error(), notExecuted: true})
+		return
+	}
+	if c.route != nil && !d.act(c, &frame) {
 		return
 	}
 	if c.pick() {
@@ -457,7 +469,8 @@ func (d *downstream) await(c call, frame []byte, path string) {
 		}
 		var a dubbo.Attachments
 		if d.dir.outbound {
-			d.p.o.Router.Await(d.p.ctx, path)
+			_ = dubbo.FindAttachments(c.serialization, frame[dubbo.HeaderSize:], &front, &a) // none if they cannot be read
+			d.p.o.Router.AwaitService(d.p.ctx, service(&front, &a))
 		} else {
 			iface := path // Java names the interface there, dubbo-go the path
 			if dubbo.FindAttachments(c.serialization, frame[dubbo.HeaderSize:], &front, &a) == nil {
@@ -473,11 +486,36 @@ func (d *downstream) await(c call, frame []byte, path string) {
 			c.refuse(noService(&front, nil))
 			return
 		}
-		if _, ok := d.choose(table, host, &front, &c, frame, &a); ok && c.pick() {
+		switch d.choose(table, host, &front, &c, frame, &a) {
+		case unheard:
+			if c.cluster == nil {
+				group, _ := a.Lookup("group")
+				c.refuse(noService(&front, group))
+				return
+			}
 			c.cluster.Stats.Request(1)
-			c.send(frame)
+			c.refuse(refusal{reason: route.NoRoute, text: c.cluster.Routes().Why()})
+		case chosen, lasting:
+			if c.route != nil {
+				d.actParked(&c, frame)
+			} else if c.pick() {
+				c.cluster.Stats.Request(1)
+				c.send(frame)
+			}
 		}
 	})
+}
+
+// nobody refuses a call of a group that the snapshot does not have. Rules may have
+// it and tell only when they are asked.
+func (d *downstream) nobody(f *dubbo.Front, group []byte, c *call) verdict {
+	c.cluster = nil
+	s := registry.Service{Group: string(group), Interface: string(f.Path), Version: registry.NormalVersion(string(f.Version))}
+	if d.dir.outbound && d.p.o.Router.Routing(s) != route.FromRegistry {
+		return unheard
+	}
+	c.refuse(noService(f, group))
+	return refused
 }
 
 func noService(f *dubbo.Front, group []byte) refusal {

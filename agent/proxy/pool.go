@@ -31,7 +31,11 @@ func (p *Proxy) pool(peer *route.Peer) *pool {
 // that has just ended may come back: its start then tries elsewhere.
 func (p *Proxy) shared(peer *route.Peer, lane uint32) *upstream {
 	l := p.pool(peer)
-	slot := &l.lanes[int(lane)%len(l.lanes)]
+	n := len(l.lanes)
+	if most := peer.Dial().Connections; most > 0 {
+		n = min(n, most)
+	}
+	slot := &l.lanes[int(lane)%n]
 	if u := slot.Load(); u != nil && !u.gone.Load() {
 		return u
 	}

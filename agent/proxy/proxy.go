@@ -127,6 +127,7 @@ type Proxy struct {
 	stopping atomic.Bool // nothing goes on
 	budget   budget
 	memory   memory
+	parked   atomic.Int64 // calls that wait for an injected delay or before a retry
 	counters counters
 
 	mu          sync.Mutex

@@ -10,6 +10,7 @@ type refusal struct {
 	reason      route.Failure
 	text        string // what failed, for people
 	notExecuted bool   // certain: nothing of it was written to the provider
+	code        int    // of the RpcException; 0: by reason
 	redial      bool   // the connection had been up: one more try at the same endpoint is worth it
 }
 
@@ -41,6 +42,14 @@ func rpcCode(r route.Failure) int {
 // oneway call gets nothing.
 func (c *call) refuse(r refusal) {
 	d := c.down
+	c.leave()
+	if c.copied {
+		d.p.counters.mirrorsDropped.Add(1)
+		return
+	}
+	if r.code == 0 {
+		r.code = rpcCode(r.reason)
+	}
 	service := ""
 	if c.cluster != nil {
 		service = c.cluster.Service.Key() + ": "
@@ -58,7 +67,7 @@ func (c *call) refuse(r refusal) {
 	}
 	if d.dir.outbound {
 		text := "meshferry: " + service + r.text + host
-		if frame, err := dubbo.AppendException(nil, c.serialization, c.id, rpcCode(r.reason), text); err == nil {
+		if frame, err := dubbo.AppendException(nil, c.serialization, c.id, r.code, text); err == nil {
 			d.answer(c, frame)
 			return
 		}

@@ -93,7 +93,16 @@ func (p *Proxy) connect(peer *route.Peer, owner *downstream) *upstream {
 func (u *upstream) run() error {
 	ctx, cancel := context.WithTimeout(u.p.ctx, u.p.o.DialTimeout)
 	defer cancel()
+	settings := u.peer.Dial()
+	if t := settings.Timeout; t > 0 && t < u.p.o.DialTimeout {
+		var limit context.CancelFunc
+		ctx, limit = context.WithTimeout(ctx, t)
+		defer limit()
+	}
 	var dialer net.Dialer
+	if k := settings.KeepAlive; k.Enabled {
+		dialer.KeepAliveConfig = net.KeepAliveConfig{Enable: true, Idle: k.Idle, Interval: k.Interval, Count: k.Probes}
+	}
 	nc, err := dialer.DialContext(ctx, "tcp", u.peer.Addr)
 	switch {
 	case u.p.ctx.Err() != nil:
@@ -132,7 +141,8 @@ func (u *upstream) start(list []request, now time.Duration) (flush, shared bool)
 			continue
 		}
 		r.up = nil
-		if u.closed || u.full(len(r.frame)) || u.busy >= u.p.o.MaxInFlight {
+		if u.closed || u.full(len(r.frame)) || u.busy >= u.p.o.MaxInFlight || r.route != nil && u.overPending(r) ||
+			r.copied && u.out+len(u.buf) > mirrorBytes {
 			left = append(left, *r)
 			continue
 		}
@@ -160,6 +170,20 @@ func (u *upstream) start(list []request, now time.Duration) (flush, shared bool)
 	return flush, shared
 }
 
+// overPending tells whether as many calls as the circuit breaker of the cluster
+// allows wait for the connection to be made. mu is held.
+func (u *upstream) overPending(r *request) bool {
+	if u.up || r.oneway {
+		return false
+	}
+	limit := r.cluster.MaxPending()
+	over := limit > 0 && u.busy >= limit
+	if over {
+		r.cluster.OverPending()
+	}
+	return over
+}
+
 // enqueue appends one frame with an id of ours. mu is held.
 func (u *upstream) enqueue(r *request, now time.Duration) {
 	u.lastUsed = now
@@ -173,6 +197,9 @@ func (u *upstream) enqueue(r *request, now time.Duration) {
 	if r.oneway {
 		u.p.counters.oneway.Add(1)
 		dubbo.PutID(u.buf[at:], onewayID|begin)
+		if r.copied {
+			u.buf[at+2] &^= flagTwoWay
+		}
 		return
 	}
 	var n uint32
@@ -193,12 +220,12 @@ func (u *upstream) enqueue(r *request, now time.Duration) {
 		s.retained = append(keep, r.frame...)
 		u.retain(size)
 	}
-	s.look = now + firstLook
+	s.look = s.lookFrom(now)
 	u.busy++
 	dubbo.PutID(u.buf[at:], uint64(s.use&useMask)<<32|uint64(n))
 	if u.wake > s.look {
 		u.wake = s.look
-		u.timer.Reset(firstLook)
+		u.timer.Reset(s.look - now)
 	}
 }
 
@@ -310,9 +337,10 @@ func (u *upstream) deliver() {
 				continue
 			}
 			r.cluster.Stats.Fail(route.Remote)
-		} else if dubbo.HideClosing(r.frame[2]&serializationMask, r.frame[dubbo.HeaderSize:]) {
+		} else if r.cluster.Report(r.endpoint, route.Answered); dubbo.HideClosing(r.frame[2]&serializationMask, r.frame[dubbo.HeaderSize:]) {
 			u.leave(true)
 		}
+		r.leave()
 		t.add(r.cluster.Stats, now-r.start)
 		dubbo.PutID(r.frame, r.call.id)
 	}
@@ -481,7 +509,7 @@ func (u *upstream) tick() {
 			s.call.nextLook()
 		}
 		if now >= s.look || gone {
-			c, _ := u.release(uint64(s.use&useMask)<<32|uint64(n), false)
+			c, _ := u.release(uint64(s.use&useMask)<<32|uint64(n), s.route != nil)
 			late = append(late, c)
 			continue
 		}
@@ -504,7 +532,7 @@ func (u *upstream) tick() {
 			c.refuse(refusal{reason: route.Abandoned, text: errCallerGone.Error()})
 			continue
 		}
-		c.refuse(refusal{reason: route.Deadline, text: "no answer from " + u.peer.Addr + " within " + (c.look - c.start).Round(time.Millisecond).String()})
+		c.late(u.peer.Addr)
 	}
 	switch {
 	case dead:
@@ -586,10 +614,17 @@ func (u *upstream) endLocked(why error) {
 	if !up {
 		reason, text = route.Refused, "cannot connect to "+u.peer.Addr+": "+why.Error()
 	}
+	if !up && len(unsent) > 0 {
+		unsent[0].cluster.Report(unsent[0].endpoint, route.LocalError) // one connection, one error
+	}
 	for i := range unsent {
 		unsent[i].again(refusal{reason: reason, text: text, notExecuted: true, redial: up})
 	}
 	for i := range lost {
+		lost[i].cluster.Report(lost[i].endpoint, route.LocalError)
+		if lost[i].retry(route.RetryLost, text) {
+			continue
+		}
 		lost[i].refuse(refusal{reason: reason, text: text})
 	}
 }
