@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-matrix java java-it lint demo demo-java bench fuzz clean
+.PHONY: help build quick test test-java test-nacos test-matrix java java-it lint demo demo-java bench fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ quick: ## the tests of daily work: no servers, no applications, under a minute
 	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./xdsclient/... ./cmd/...
 	cd sdk-lite/go && $(GO) test -short ./...
 
-test: lint java ## all tests; installs and starts what they need (ZooKeeper, Java Dubbo, dubbo-go applications)
+test: lint java ## all tests; installs and starts what they need (ZooKeeper, Nacos, Java Dubbo, dubbo-go applications)
 	@set -e; for m in $(MODULES); do echo "== go test $$m"; (cd $$m && $(GO) test $(RACE) ./...); done
 
 java: ## the thin Java SDK, with its tests against an agent in process
@@ -26,6 +26,9 @@ java: ## the thin Java SDK, with its tests against an agent in process
 
 java-it: ## the thin Java SDK in real applications of each Dubbo line, behind real agents
 	$(MVN) -q -B -f sdk-lite/java -Pit verify
+
+test-nacos: ## registry/nacos with Nacos 3.1
+	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -nacos3
 
 test-java: ## the long suites with Java: calls, restarts, zero-code, foreign addresses, a part of the matrix
 	$(GO) test $(RACE) ./demo/e2e -run 'Java|Matrix|ZeroCode|Foreign' -count=1 -timeout 20m -java

@@ -16,6 +16,7 @@ import (
 	"github.com/meshferry/meshferry/agent/state"
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/registry/local"
+	"github.com/meshferry/meshferry/registry/nacos"
 	"github.com/meshferry/meshferry/registry/zookeeper"
 	"github.com/meshferry/meshferry/rewrite"
 )
@@ -131,6 +132,19 @@ func (a *Agent) client(r config.Registry, hostID string) (registry.Registry, err
 		o.Metadata = metadata.Fetch
 		o.Log = log
 		return zookeeper.New(o)
+	case "nacos":
+		o, err := nacos.ParseURL(r.URL)
+		if err != nil {
+			return nil, err
+		}
+		if o.User, o.Password, err = r.Credentials(); err != nil {
+			return nil, err
+		}
+		o.HostID = hostID
+		o.Writes = rate.NewLimiter(writesPerSecond, writesBurst)
+		o.Metadata = metadata.Fetch
+		o.Log = log
+		return nacos.New(o)
 	case "local":
 		dir, err := local.ParseURL(r.URL)
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/meshferry/meshferry/registry/local"
+	"github.com/meshferry/meshferry/registry/nacos"
 	"github.com/meshferry/meshferry/registry/zookeeper"
 )
 
@@ -17,7 +18,7 @@ import (
 // everything that the file says beside it, but without user and password.
 type Registry struct {
 	Name         string
-	Backend      string // "zookeeper", "local"
+	Backend      string // "zookeeper", "nacos", "local"
 	URL          string
 	Username     string
 	Password     Secret // from the environment or the URL; it beats PasswordFile
@@ -60,7 +61,7 @@ type entry struct {
 	name     string
 	url      string
 	urlWhere string
-	params   map[string]string // root, servicesRoot, group, sessionTimeout
+	params   map[string]string // root, servicesRoot, namespace, group, tls, sessionTimeout
 	username string
 	file     string
 }
@@ -88,7 +89,9 @@ func (e *entry) fields() map[string]func(string) error {
 		"passwordFile": text(&e.file),
 		"root":         param("root"),
 		"servicesRoot": param("servicesRoot"),
+		"namespace":    param("namespace"),
 		"group":        param("group"),
+		"tls":          param("tls"),
 		"sessionTimeout": func(v string) error {
 			if _, err := duration(time.Second)(v); err != nil {
 				return err
@@ -117,7 +120,7 @@ func (e entry) finish() (r Registry, warning string, err error) {
 	r = Registry{Name: e.name, Username: e.username, PasswordFile: e.file}
 	scheme, rest, ok := strings.Cut(e.url, "://")
 	if !ok {
-		return r, "", fmt.Errorf("want an address like zookeeper://host:2181 or local:///directory, not %q", withoutUser(e.url))
+		return r, "", fmt.Errorf("want an address like zookeeper://host:2181, nacos://host:8848 or local:///directory, not %q", withoutUser(e.url))
 	}
 	r.Backend = scheme
 	if i := strings.LastIndexByte(authority(rest), '@'); i >= 0 {
@@ -147,9 +150,9 @@ func (e entry) finish() (r Registry, warning string, err error) {
 		}
 		_, err = local.ParseURL(r.URL)
 	case "nacos":
-		err = errors.New("this version has no Nacos backend yet: use zookeeper://… or local:///…")
+		_, err = nacos.ParseURL(r.URL)
 	default:
-		err = fmt.Errorf("no backend for %q%s", scheme, suggest(scheme, []string{"zookeeper", "local"}, nil))
+		err = fmt.Errorf("no backend for %q%s", scheme, suggest(scheme, []string{"zookeeper", "nacos", "local"}, nil))
 	}
 	return r, warning, err
 }

@@ -83,7 +83,7 @@ func settings() []setting {
 // later are names of CONTRACT §11 whose part this version does not have.
 var later = map[string]bool{
 	"meshPorts":             true,
-	"registries.configRoot": true, "registries.namespace": true, "registries.tls": true, "registries.weight": true,
+	"registries.configRoot": true, "registries.weight": true,
 }
 
 // field is the value at a place, read by parse.

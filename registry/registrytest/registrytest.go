@@ -38,6 +38,10 @@ type Store struct {
 	// Resumes says that entries outlive Run, and that an agent opened again with
 	// the same host id takes them over without a visible change.
 	Resumes bool
+	// SettlesInTurns says that of agents that begin with one entry at the same
+	// moment more than one can get it, until they apply again: the store has no
+	// write that fails when another was first.
+	SettlesInTurns bool
 	// Consumers lists the consumer URLs that the store holds for an interface.
 	Consumers func(t *testing.T, iface string) []string
 	// Fingerprint is a text that differs after every write to the store.

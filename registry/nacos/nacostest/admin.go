@@ -153,6 +153,9 @@ func (s *Server) Instances(ctx context.Context, namespace, group, service string
 	var err error
 	if s.dist.Version == V3 {
 		err = s.data(ctx, http.MethodGet, "/nacos/v3/admin/ns/instance/list", params, &all)
+		if err != nil && strings.Contains(err.Error(), "is not found") {
+			err = nil
+		}
 	} else {
 		var list struct{ Hosts []Instance }
 		err = s.data(ctx, http.MethodGet, "/nacos/v2/ns/instance/list", params, &list)

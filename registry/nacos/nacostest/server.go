@@ -65,6 +65,7 @@ type Server struct {
 	gone   chan struct{} // guarded by mu; closed when proc has been waited for
 	secret string        // guarded by mu; of the next start
 	token  string        // guarded by mu; of the last login
+	auth   bool          // guarded by mu; of the next start
 }
 
 // Start runs a server until the test ends. Its data is in a temporary folder.
@@ -91,7 +92,7 @@ func Run(ctx context.Context, home string, opts ...Option) (*Server, error) {
 		return nil, err
 	}
 	for {
-		s := &Server{home: home, dist: dist, opts: o, secret: "the first secret of a test server"}
+		s := &Server{home: home, dist: dist, opts: o, auth: o.auth, secret: "the first secret of a test server"}
 		if s.port, err = freePorts(-1000, 0, 1000, 1001); err == nil {
 			s.console, err = freePorts(0)
 		}
@@ -178,7 +179,7 @@ nacos.core.auth.console.enabled=%[3]t
 
 func (s *Server) launch() error {
 	s.mu.Lock()
-	settings := Settings{Port: s.port, Console: s.console, Address: "127.0.0.1", Auth: s.opts.auth, Secret: s.secret}
+	settings := Settings{Port: s.port, Console: s.console, Address: "127.0.0.1", Auth: s.auth, Secret: s.secret}
 	s.token = ""
 	s.mu.Unlock()
 	if err := s.dist.Prepare(s.home, settings); err != nil {
@@ -226,7 +227,7 @@ func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
 	s.mu.Lock()
-	gone := s.gone
+	gone, auth := s.gone, s.auth
 	s.mu.Unlock()
 	path := "/nacos/v1/console/health/readiness"
 	if s.dist.Version == V3 {
@@ -239,7 +240,7 @@ func (s *Server) ready(ctx context.Context) error {
 			_, err = s.call(ctx, http.MethodGet, path, nil)
 			serves = err == nil
 		}
-		if serves && s.opts.auth {
+		if serves && auth {
 			err = s.login(ctx)
 		}
 		if err == nil {
@@ -300,6 +301,13 @@ func (s *Server) SetSecret(secret string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.secret = secret
+}
+
+// SetAuth has logins checked, or not, from the next start on.
+func (s *Server) SetAuth(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.auth = on
 }
 
 // Pause freezes the process: connections stay open and nothing is answered.

@@ -1,0 +1,106 @@
+package nacos
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/nacos-group/nacos-sdk-go/v2/model"
+
+	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/nacos/nacostest"
+	"github.com/meshferry/meshferry/registry/registrytest"
+)
+
+func TestConformance(t *testing.T) {
+	s := server(t)
+	registrytest.Conformance(t, func(t *testing.T) registrytest.Store {
+		id := namespace(t, s)
+		agents := map[string]mortal{}
+		return registrytest.Store{
+			Patience:       patience,
+			SettlesInTurns: true,
+			Open: func(t *testing.T, host string) registry.Registry {
+				r, err := New(options(s, id, host))
+				if err != nil {
+					t.Fatal(err)
+				}
+				ctx, kill := context.WithCancel(context.Background())
+				agents[host] = mortal{r, ctx, kill}
+				return agents[host]
+			},
+			Kill: func(t *testing.T, host string) {
+				agents[host].kill()
+			},
+			Down: func(t *testing.T) { s.Kill() },
+			Up: func(t *testing.T) {
+				if err := s.Restart(); err != nil {
+					t.Fatal(err)
+				}
+			},
+			Consumers: func(t *testing.T, iface string) (urls []string) {
+				names, err := s.Services(t.Context(), id, DefaultGroup)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, name := range names {
+					if !strings.HasPrefix(name, "consumers:"+iface+":") {
+						continue
+					}
+					for _, i := range instances(t, s, id, name) {
+						u, err := decode(i)
+						if err != nil {
+							t.Fatal(err)
+						}
+						urls = append(urls, u.String())
+					}
+				}
+				return urls
+			},
+			Fingerprint: func(t *testing.T) string {
+				names, err := s.Services(t.Context(), id, DefaultGroup)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var b strings.Builder
+				for _, name := range names {
+					fmt.Fprintf(&b, "%s %v\n", name, instances(t, s, id, name))
+				}
+				return b.String()
+			},
+		}
+	})
+}
+
+// mortal is a Registry whose connection can be cut for good.
+type mortal struct {
+	*Registry
+	alive context.Context
+	kill  func()
+}
+
+func (m mortal) Run(ctx context.Context) error {
+	cut, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.alive, cancel)()
+	err := m.Registry.Run(cut)
+	<-ctx.Done()
+	return err
+}
+
+// instances are those of a service as the server's own API lists them.
+func instances(t *testing.T, s *nacostest.Server, namespace, name string) (all []model.Instance) {
+	t.Helper()
+	list, err := s.Instances(t.Context(), namespace, DefaultGroup, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, i := range list {
+		all = append(all, model.Instance{Ip: i.IP, Port: uint64(i.Port), Weight: i.Weight, Healthy: i.Healthy, Enable: i.Enabled,
+			Ephemeral: i.Ephemeral, ClusterName: i.Cluster, Metadata: i.Metadata})
+	}
+	slices.SortFunc(all, func(a, b model.Instance) int { return strings.Compare(fmt.Sprint(a), fmt.Sprint(b)) })
+	return all
+}

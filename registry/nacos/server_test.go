@@ -1,0 +1,243 @@
+package nacos
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/nacos/nacostest"
+)
+
+const (
+	iface  = "org.example.Greeter"
+	first  = "dubbo://192.0.2.1:20882/org.example.Greeter?application=shop&interface=org.example.Greeter&side=provider&meshferry.origin=192.0.2.1:20880&meshferry.caps=1"
+	second = "dubbo://192.0.2.2:20882/org.example.Greeter?application=shop&interface=org.example.Greeter&side=provider&meshferry.origin=192.0.2.2:20880&meshferry.caps=1"
+)
+
+func want(t *testing.T, texts ...string) registry.Desired {
+	var d registry.Desired
+	for _, text := range texts {
+		d.Providers = append(d.Providers, parse(t, text))
+	}
+	return d
+}
+
+func listed_(texts ...string) (lines []string) {
+	for _, text := range texts {
+		lines = append(lines, "interface "+text)
+	}
+	return lines
+}
+
+func empty(got []string) string {
+	if len(got) == 0 {
+		return "an empty set was delivered"
+	}
+	return ""
+}
+
+// TestTakeOver has the next process of a host register before the last one goes:
+// nobody sees it.
+func TestTakeOver(t *testing.T) {
+	s := server(t)
+	id := namespace(t, s)
+	reader := start(t, options(s, id, "reader"))
+	l := reader.subscribe(iface)
+	old := start(t, options(s, id, "host"))
+	old.hold(want(t, first))
+	l.until(listed_(first))
+	next := start(t, options(s, id, "host"))
+	next.hold(want(t, first))
+	old.stop()
+	next.hold(want(t, first, second))
+	l.until(listed_(first, second), empty)
+	if got := instances(t, s, id, "providers:org.example.Greeter::"); len(got) != 2 {
+		t.Errorf("the server lists %v", got)
+	}
+}
+
+// TestLastProviderLeaves: the set becomes empty, and not only by a second look.
+func TestLastProviderLeaves(t *testing.T) {
+	s := server(t)
+	id := namespace(t, s)
+	reader, a := start(t, options(s, id, "reader")), start(t, options(s, id, "host"))
+	l := reader.subscribe(iface)
+	a.hold(want(t, first))
+	l.until(listed_(first))
+	a.hold(registry.Desired{})
+	l.until(nil)
+	a.hold(want(t, first))
+	l.until(listed_(first))
+	a.stop() // without a word
+	l.until(nil)
+}
+
+// TestOneAddress has several providers of one service behind one agent: two
+// applications, two processes of one, two protocols.
+func TestOneAddress(t *testing.T) {
+	s := server(t)
+	id := namespace(t, s)
+	texts := []string{
+		first,
+		strings.Replace(first, "application=shop", "application=store", 1),
+		strings.Replace(first, "origin=192.0.2.1:20880", "origin=192.0.2.1:20980", 1),
+		strings.Replace(first, "dubbo:", "tri:", 1),
+	}
+	reader, a := start(t, options(s, id, "reader")), start(t, options(s, id, "host"))
+	l := reader.subscribe(iface)
+	a.hold(want(t, texts...))
+	l.until(listed_(texts[0], texts[2], texts[1], texts[3]))
+	a.hold(want(t, texts[1]))
+	l.until(listed_(texts[1]))
+}
+
+func TestNamespacesAndGroupsApart(t *testing.T) {
+	s := server(t)
+	one, two := options(s, namespace(t, s), "one"), options(s, namespace(t, s), "two")
+	three := one
+	three.HostID, three.Group = "three", "other"
+	for _, o := range []Options{one, two, three} {
+		r := start(t, o)
+		text := strings.Replace(first, "application=shop", "application="+o.HostID, 1)
+		r.hold(want(t, text))
+		r.subscribe(iface).until(listed_(text), func(got []string) string {
+			if len(got) > 1 {
+				return "it sees another's"
+			}
+			return ""
+		})
+	}
+	if got, err := s.Services(t.Context(), one.Namespace, "other"); err != nil || len(got) != 1 {
+		t.Errorf("services of the other group: %v, %v", got, err)
+	}
+}
+
+// TestMissingNamespace: the server takes everything, and we say what is wrong.
+func TestMissingNamespace(t *testing.T) {
+	s := server(t)
+	r := start(t, options(s, "nowhere", "host"))
+	r.hold(want(t, first))
+	if got := r.Status(); got.State != registry.Connected || !strings.Contains(got.Err, `namespace "nowhere" does not exist`) {
+		t.Errorf("status %+v", got)
+	}
+	r = start(t, options(s, namespace(t, s), "host"))
+	if got := r.Status(); got.Err != "" {
+		t.Errorf("status in a namespace that exists: %+v", got)
+	}
+}
+
+func TestWrongPassword(t *testing.T) {
+	s := server(t)
+	for password, want := range map[string]string{
+		"not it": `does not take the password of user "nacos"`,
+		"":       `Nacos denies ServiceListRequest`,
+	} {
+		o := options(s, "", "host")
+		o.Password = password
+		if password == "" {
+			o.User = ""
+		}
+		r := launch(t, o)
+		r.eventually("said to be refused", func() bool { return strings.Contains(r.Status().Err, want) })
+		if got := r.Status(); got.State == registry.Connected || strings.Contains(got.Err, "not it") {
+			t.Errorf("status %+v", got)
+		}
+		if _, err := r.Apply(t.Context(), registry.Desired{}); !errors.Is(err, registry.ErrAway) {
+			t.Errorf("Apply: %v, want ErrAway", err)
+		}
+	}
+}
+
+// TestMappings has several agents append to one mapping at once.
+func TestMappings(t *testing.T) {
+	s := server(t)
+	id := namespace(t, s)
+	var all []running
+	for n := range 4 {
+		all = append(all, start(t, options(s, id, fmt.Sprint("host", n))))
+	}
+	done := make(chan struct{})
+	for n, r := range all {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			app := application1(fmt.Sprint("app", n), fmt.Sprint("192.0.2.", n+1))
+			_, _ = r.Apply(context.Background(), app) // what is lost in the race comes later
+		}()
+	}
+	for range all {
+		<-done
+	}
+	all[0].eventually("mapped", func() bool {
+		for n, r := range all {
+			if _, err := r.Apply(t.Context(), application1(fmt.Sprint("app", n), fmt.Sprint("192.0.2.", n+1))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		content, _ := s.Config(t.Context(), id, "mapping", iface)
+		return len(mapped(content)) == len(all)
+	})
+	reader := start(t, options(s, id, "reader"))
+	var lines []string
+	for n := range all {
+		lines = append(lines, fmt.Sprintf("application dubbo://192.0.2.%d:20882/%s?application=app%d&interface=%[2]s&k=v", n+1, iface, n))
+	}
+	reader.subscribe(iface).until(lines)
+}
+
+func application1(name, host string) registry.Desired {
+	m := registry.Metadata{Application: name, Revision: "r1", Services: map[string]registry.ServiceInfo{
+		iface + ":dubbo": {Name: iface, Protocol: "dubbo", Port: 20882, Path: iface, Params: map[string]string{"k": "v"}}}}
+	return registry.Desired{Applications: []registry.Application{{Metadata: m, Instance: registry.Instance{Application: name, Host: host, Port: 20882,
+		Metadata: map[string]string{registry.KeyRevision: "r1", registry.KeyStorageType: "remote"}}}}}
+}
+
+// TestServerLife is one server of its own, without logins at first, that is
+// frozen, restarted with what it held, and restarted empty with logins and another
+// secret. Subscribers keep what they have all the time.
+func TestServerLife(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a server")
+	}
+	s := nacostest.Start(t, nacostest.Use(version()))
+	o := func(host string) Options { return options(s, "", host) }
+	reader, a := start(t, o("reader")), start(t, o("host"))
+	l := reader.subscribe(iface)
+	d := want(t, first)
+	d.Applications = application1("shop", "192.0.2.1").Applications
+	lines := append([]string{"application dubbo://192.0.2.1:20882/" + iface + "?application=shop&interface=" + iface + "&k=v"}, listed_(first)...)
+	a.hold(d)
+	l.until(lines)
+
+	s.Pause()
+	for _, r := range []running{reader, a} {
+		r.eventually("away", func() bool { return r.Status().State != registry.Connected })
+	}
+	s.Continue()
+	for _, r := range []running{reader, a} {
+		r.eventually("connected", func() bool { return r.Status().State == registry.Connected })
+	}
+	a.hold(d)
+
+	s.Kill()
+	if err := s.Wipe(); err != nil {
+		t.Fatal(err)
+	}
+	s.SetSecret("the second secret of a test server")
+	s.SetAuth(true)
+	if err := s.Restart(); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []running{reader, a} {
+		r.eventually("connected", func() bool { return r.Status().State == registry.Connected })
+	}
+	a.hold(d)
+	d.Providers = append(d.Providers, parse(t, second))
+	a.hold(d)
+	l.until(append(lines, "interface "+second), empty)
+	if got, err := s.Config(t.Context(), nacostest.Public, "r1", "shop"); err != nil || !strings.Contains(got, `"revision":"r1"`) {
+		t.Errorf("metadata after the wipe: %q, %v", got, err)
+	}
+}
