@@ -80,6 +80,18 @@ type Subscriber interface {
 	Subscribe(ctx context.Context, iface string, ch chan<- Endpoints) error
 }
 
+// Lister names what a registry holds, for those who follow all of it: a control
+// plane. A backend implements it beside Registry if it can.
+type Lister interface {
+	// List sends the names of all interfaces that may have providers, sorted, first
+	// as soon as they are known and then after each change, until ctx ends; then it
+	// returns nil. No interface that has a provider is missing. A name may stand
+	// there that has none any more, or that is none (some registries keep other
+	// things beside interfaces): Subscribe tells. While the registry is away it
+	// sends nothing.
+	List(ctx context.Context, ch chan<- []string) error
+}
+
 // Status is the state of the connection to a registry.
 type Status struct {
 	State   string    // "connecting", "connected", "away", "closed"

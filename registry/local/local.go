@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -143,6 +144,30 @@ func (r *Registry) Subscribe(ctx context.Context, iface string, ch chan<- regist
 		select {
 		// A clone, because the reader may sort or cut what it got.
 		case out <- registry.Endpoints{Interface: iface, Providers: slices.Clone(now)}:
+			sent, first = now, false
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// List sends the names of the interfaces that have providers.
+func (r *Registry) List(ctx context.Context, ch chan<- []string) error {
+	r.refresh()
+	var sent []string
+	for first := true; ; {
+		v, changed := r.watch()
+		var out chan<- []string // nil while there is nothing to say
+		var now []string
+		if v != nil {
+			now = slices.Sorted(maps.Keys(v.byInterface))
+			if first || !slices.Equal(now, sent) {
+				out = ch
+			}
+		}
+		select {
+		case out <- slices.Clone(now):
 			sent, first = now, false
 		case <-changed:
 		case <-ctx.Done():

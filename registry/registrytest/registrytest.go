@@ -86,6 +86,7 @@ func Conformance(t *testing.T, open func(t *testing.T) Store) {
 		{"SubscribersShare", subscribersShare},
 		{"SlowReader", slowReader},
 		{"CancelLeaksNothing", cancelLeaksNothing},
+		{"List", list},
 		{"BadInterface", badInterface},
 		{"BadItem", badItem},
 		{"ConsumersApart", consumersApart},

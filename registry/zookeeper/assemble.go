@@ -29,6 +29,7 @@ const (
 	instances             // children that are ids of instances
 	instance              // Curator JSON
 	metadata              // of one revision
+	names                 // children by name
 	stored                // the number of kinds that are nodes
 
 	asked // metadata that a provider is asked for; path is "application/revision"
@@ -42,7 +43,7 @@ type cached struct {
 	err   error               // why it cannot be read or understood
 
 	found    bool
-	names    []string                 // leaves, instances: sorted
+	names    []string                 // leaves, instances, names: sorted
 	urls     map[string]*registry.URL // leaves: by name; nil for one that is no URL
 	apps     []string                 // mapping
 	data     string                   // instance, metadata: as parsed
@@ -91,6 +92,17 @@ func (r *reader) assemble(iface string, a *assembly, missing map[nodeKey]*cached
 	var reasons []string
 	incomplete := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
 
+	if iface == everything {
+		for _, dir := range []string{r.paths.root, r.paths.mapping("")} {
+			if n := need(names, strings.TrimSuffix(dir, "/")); n != nil {
+				for _, name := range n.names {
+					e.Providers = append(e.Providers, registry.Provider{URL: registry.URL{Path: name}})
+				}
+			}
+		}
+		r.settle(iface, a, uses, whole, e, reasons)
+		return
+	}
 	providers, apps := need(leaves, r.paths.providers(iface)), need(mapping, r.paths.mapping(iface))
 	if providers != nil {
 		if providers.err != nil {
@@ -102,14 +114,14 @@ func (r *reader) assemble(iface string, a *assembly, missing map[nodeKey]*cached
 			}
 		}
 	}
-	var names []string
+	var mappedTo []string
 	if apps != nil {
 		if apps.err != nil {
 			incomplete("%v", apps.err)
 		}
-		names = apps.apps
+		mappedTo = apps.apps
 	}
-	for _, app := range names {
+	for _, app := range mappedTo {
 		dir := need(instances, r.paths.instances(app))
 		if dir == nil {
 			continue
@@ -137,6 +149,12 @@ func (r *reader) assemble(iface string, a *assembly, missing map[nodeKey]*cached
 			}
 		}
 	}
+	r.settle(iface, a, uses, whole, e, reasons)
+}
+
+// settle ends an assembly: with endpoints, or dirty as before when something was
+// missing.
+func (r *reader) settle(iface string, a *assembly, uses map[nodeKey]struct{}, whole bool, e *registry.Endpoints, reasons []string) {
 	old := a.uses
 	a.uses = uses
 	if !whole {
@@ -220,7 +238,7 @@ func (r *reader) read(ctx context.Context, missing map[nodeKey]*cached) bool {
 	for key := range missing {
 		g.Go(func() error {
 			var a answer
-			if key.kind == leaves || key.kind == instances {
+			if key.kind == leaves || key.kind == instances || key.kind == names {
 				a.content, a.err = r.client.children(ctx, key.path)
 			} else {
 				a.content, a.err = r.client.data(ctx, key.path, true)
@@ -275,6 +293,9 @@ func (r *reader) fill(key nodeKey, n *cached, c content, err error) {
 		n.apps = slices.DeleteFunc(mapped(c.data), func(app string) bool { return checkName(app) != nil })
 		slices.Sort(n.apps)
 		n.apps = slices.Compact(n.apps)
+	case names:
+		n.names = slices.DeleteFunc(c.children, func(name string) bool { return registry.CheckInterface(name) != nil })
+		slices.Sort(n.names)
 	case instances:
 		// A root that is also the root of metadata holds revisions beside instances.
 		n.names = slices.DeleteFunc(c.children, func(id string) bool { return !strings.Contains(id, ":") })

@@ -300,7 +300,15 @@ func (r *Registry) Lost() <-chan struct{} { return r.lost }
 
 // Subscribe delivers the providers of iface. See registry.Subscriber.
 func (r *Registry) Subscribe(ctx context.Context, iface string, ch chan<- registry.Endpoints) error {
+	if err := registry.CheckInterface(iface); err != nil {
+		return err
+	}
 	return r.reader.subscribe(ctx, iface, ch)
+}
+
+// List names the interfaces. See registry.Lister.
+func (r *Registry) List(ctx context.Context, ch chan<- []string) error {
+	return r.reader.list(ctx, ch)
 }
 
 func sessionName(id int64) string { return fmt.Sprintf("0x%x", uint64(id)) }
