@@ -11,6 +11,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/meshferry/meshferry/internal/nearest"
 )
 
 const prefix = "MESHFERRY_"
@@ -143,7 +145,7 @@ func suggestVariable(name string, known []string) string {
 	for i, k := range known {
 		short[i] = strings.TrimPrefix(k, prefix)
 	}
-	if n := nearest(strings.TrimPrefix(name, prefix), short); n != "" {
+	if n := nearest.Name(strings.TrimPrefix(name, prefix), short); n != "" {
 		return fmt.Sprintf(" (did you mean %q?)", prefix+n)
 	}
 	return " (known are those that 'meshferry run --help' lists)"
@@ -180,7 +182,7 @@ func (l *loader) flags(flags map[string][]string) {
 // SuggestFlag is " (did you mean …?)" with the known flag that is most like name,
 // or empty.
 func SuggestFlag(name string, known []string) string {
-	if n := nearest(strings.TrimLeft(name, "-"), known); n != "" {
+	if n := nearest.Name(strings.TrimLeft(name, "-"), known); n != "" {
 		return fmt.Sprintf(" (did you mean --%s?)", n)
 	}
 	return ""
@@ -248,7 +250,7 @@ func (l *loader) registries(env []string) {
 		i, ok := byVariable[name]
 		switch {
 		case !ok && len(l.errs) == 0:
-			l.fail(name, "there is no registry of that name%s", didYouMean(name, slices.Sorted(maps.Keys(byVariable))))
+			l.fail(name, "there is no registry of that name%s", nearest.DidYouMean(name, slices.Sorted(maps.Keys(byVariable))))
 		case ok && l.c.Registries[i].Username == "":
 			l.fail(name, "registry %s has no user: set its username", l.c.Registries[i].Name)
 		case ok:
@@ -279,12 +281,12 @@ func (l *loader) check() {
 	known := slices.Sorted(maps.Keys(names))
 	for _, name := range slices.Sorted(maps.Keys(l.c.Addresses)) {
 		if !names[name] {
-			l.fail(l.where["addresses."+name], "addresses.%s: there is no registry of that name%s", name, didYouMean(name, known))
+			l.fail(l.where["addresses."+name], "addresses.%s: there is no registry of that name%s", name, nearest.DidYouMean(name, known))
 		}
 	}
 	mosn := l.c.Compat.Mosn
 	if mosn.Registry != "" && !names[mosn.Registry] {
-		l.fail(l.where["compat.mosn.registry"], "compat.mosn.registry: there is no registry %q%s", mosn.Registry, didYouMean(mosn.Registry, known))
+		l.fail(l.where["compat.mosn.registry"], "compat.mosn.registry: there is no registry %q%s", mosn.Registry, nearest.DidYouMean(mosn.Registry, known))
 	}
 	if mosn.Listen != "" && mosn.ProviderPort == 0 {
 		l.fail(l.where["compat.mosn.listen"], "compat.mosn.listen needs compat.mosn.providerPort: MOSN's requests do not say it")

@@ -12,6 +12,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/meshferry/meshferry/internal/nearest"
 	"github.com/meshferry/meshferry/registry"
 )
 
@@ -168,7 +169,7 @@ func choice(known ...string) func(string) (string, error) {
 				return text, nil
 			}
 		}
-		return "", fmt.Errorf("want %s, not %q%s", strings.Join(known, ", "), text, didYouMean(text, known))
+		return "", fmt.Errorf("want %s, not %q%s", strings.Join(known, ", "), text, nearest.DidYouMean(text, known))
 	}
 }
 
