@@ -25,7 +25,9 @@ var rules = []struct{ from, never, because string }{
 	{"agent/api", "registry/ agent/proxy", "the control API knows no backend and no frame"},
 	{"agent/discovery", "registry/ agent/proxy agent/api agent/workload", "a source knows the interface of a registry, not a backend"},
 	{"agent/peercred", "agent/route agent/proxy agent/workload agent/api github.com/", "it asks the kernel, and knows nothing of who asks"},
-	{"agent", "dubbo.apache.org/ demo/ cmd/", "dubbo-go hijacks signals and logs; it is for applications and tests"},
+	{"controlplane", "agent/ agent$ registry/ demo/ cmd/ dubbo.apache.org/", "a control plane and an agent meet on the wire alone; backends are handed in"},
+	{"controlplane/istio", "registry rewrite controlplane/catalog google.golang.org/grpc$", "files are checked without a registry and without a server"},
+	{"agent", "controlplane dubbo.apache.org/ demo/ cmd/", "dubbo-go hijacks signals and logs; it is for applications and tests"},
 	{"cmd", "dubbo.apache.org/ demo/", "the agent's binary stays small"},
 }
 

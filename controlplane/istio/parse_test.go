@@ -93,7 +93,7 @@ func TestProblems(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
 		"no YAML":             {"a: [", "a.yaml:1: no YAML: did not find expected node content"},
 		"unknown field":       {one("http:\n- rout: []"), `a.yaml:7: spec.http[0].rout: unknown field (did you mean "route"?)`},
-		"unknown at the top":  {one("http: [{" + to + "}]") + "spce: {}\n", `a.yaml:7: spce: unknown field (did you mean "spec"?)`},
+		"unknown at the top":  {one("http: [{"+to+"}]") + "spce: {}\n", `a.yaml:7: spce: unknown field (did you mean "spec"?)`},
 		"not for Dubbo":       {one("http:\n- " + to + "\n  redirect: {uri: /x}"), "a.yaml:8: spec.http[0].redirect: not possible: a Dubbo call is no HTTP request"},
 		"not for all nodes":   {one("http:\n- " + to + "\n  match:\n  - sourceLabels: {app: b}"), "a.yaml:9: spec.http[0].match[0].sourceLabels: not possible: every node is sent the same: use an attachment that the consumer sends"},
 		"tcp":                 {one("tcp: []"), "a.yaml:6: spec.tcp: not possible: a route by connection cannot see calls: use http"},
