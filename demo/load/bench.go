@@ -30,10 +30,12 @@ import (
 // rounds are interleaved, so that a machine that slows down slows all of them.
 type bench struct {
 	agent  string
+	other  string // a second binary of the agent, to compare with
 	each   time.Duration
 	rounds int
 	bytes  int
 	only   string
+	ways   string
 
 	dir      string
 	children []*exec.Cmd
@@ -186,16 +188,16 @@ func (b *bench) start(ctx context.Context) ([]target, error) {
 		return nil, err
 	}
 	shared := filepath.Join(b.dir, "registry")
-	agent := func(name string, outbound, inbound, control string) (int, error) {
-		return b.child(b.agent, "run", "--registry", "local://"+shared, "--address", "127.0.0.1",
+	agent := func(binary, name, outbound, inbound, control string) (int, error) {
+		return b.child(binary, "run", "--registry", "local://"+shared, "--address", "127.0.0.1",
 			"--outbound", outbound, "--inbound", inbound, "--control", control,
 			"--control-socket", filepath.Join(b.dir, name+".sock"), "--state-dir", filepath.Join(b.dir, name), "--log-level", "warn")
 	}
-	consumer, err := agent("consumer", at(11), at(12), at(13))
+	consumer, err := agent(b.agent, "consumer", at(11), at(12), at(13))
 	if err != nil {
 		return nil, err
 	}
-	provider, err := agent("provider", at(14), at(15), at(16))
+	provider, err := agent(b.agent, "provider", at(14), at(15), at(16))
 	if err != nil {
 		return nil, err
 	}
@@ -211,6 +213,19 @@ func (b *bench) start(ctx context.Context) ([]target, error) {
 		{"agent", at(11), direct, []int{consumer}},
 		{"agent, ten endpoints", at(11), several, []int{consumer}},
 		{"two agents", at(11), meshed, []int{consumer, provider}},
+	}
+	if b.other != "" {
+		other, err := agent(b.other, "other", at(17), at(18), at(19))
+		if err != nil {
+			return nil, err
+		}
+		targets = append(targets, target{"other agent", at(17), direct, []int{other}},
+			target{"other agent, ten endpoints", at(17), several, []int{other}})
+	}
+	if b.ways != "" {
+		targets = slices.DeleteFunc(targets, func(t target) bool {
+			return t.name != "relay" && !slices.Contains(strings.Split(b.ways, "+"), strings.TrimPrefix(t.name, "other "))
+		})
 	}
 	for _, t := range targets {
 		if err := ready(ctx, t); err != nil {
@@ -310,7 +325,7 @@ func (b *bench) child(name string, args ...string) (pid int, err error) {
 		return 0, err
 	}
 	b.children = append(b.children, c)
-	if name != b.agent {
+	if name != b.agent && name != b.other {
 		if line, err := bufio.NewReader(stdout).ReadString('\n'); err != nil {
 			text, _ := os.ReadFile(log.Name())
 			return 0, fmt.Errorf("%s: %q %w\n%s", strings.Join(args, " "), line, err, text)

@@ -50,10 +50,12 @@ func run(ctx context.Context, args []string) error {
 		f.DurationVar(&o.For, "for", o.For, "how long to measure, after a fifth of it to warm up")
 	case "bench":
 		f.StringVar(&b.agent, "agent", "", "the meshferry binary (default: built from this repository)")
+		f.StringVar(&b.other, "compare", "", "a second meshferry binary, measured in the same rounds")
 		f.DurationVar(&b.each, "for", 2*time.Second, "how long to measure each cell")
 		f.IntVar(&b.rounds, "rounds", 3, "rounds, interleaved; the median counts")
 		f.IntVar(&b.bytes, "bytes", o.Bytes, "size of the argument")
 		f.StringVar(&b.only, "only", "", "cells to run, as depth x connections with commas between, 32x8 say (default: all)")
+		f.StringVar(&b.ways, "ways", "", "ways to measure beside the relay, with commas between, agent say (default: all)")
 	default:
 		return fmt.Errorf("unknown command %q; %s", args[0], usage)
 	}
