@@ -15,6 +15,8 @@
 //   - Frames go on as they came; only the request id is replaced, and a token
 //     where endpoints of a service have different ones.
 //   - Each slot table, queue and map has a bound.
+//   - A connection that waits for bytes holds no read block, and at most minRead of
+//     an unfinished frame, or the buffer that a larger one needs.
 package proxy
 
 import (
