@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-matrix java java-it lint demo demo-java bench fuzz clean
+.PHONY: help build quick test test-java test-nacos test-matrix java java-it lint demo demo-java bench bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,11 +30,11 @@ java-it: ## the thin Java SDK in real applications of each Dubbo line, behind re
 test-nacos: ## registry/nacos with Nacos 3.1
 	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -nacos3
 
-test-java: ## the long suites with Java: calls, restarts, zero-code, foreign addresses, a part of the matrix
-	$(GO) test $(RACE) ./demo/e2e -run 'Java|Matrix|ZeroCode|Foreign' -count=1 -timeout 20m -java
+test-java: ## the long suites with Java, in a network namespace: calls, restarts, Spring, zero-code, foreign addresses
+	$(GO) test $(RACE) ./demo/e2e -run 'Java|ZeroCode|Foreign' -count=1 -timeout 30m -java
 
 test-matrix: ## every kind of Java and Go application with every other, thin and unmodified; UPDATE=1 writes docs/compatibility.md
-	$(GO) test ./demo/e2e -run '^TestMatrix$$' -count=1 -v -timeout 20m -matrix $(if $(UPDATE),-update)
+	$(GO) test ./demo/e2e -run '^TestMatrix$$|UnmodifiedJava' -count=1 -v -timeout 30m -matrix $(if $(UPDATE),-update)
 
 lint: ## gofmt, go vet and staticcheck
 	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite xdsclient); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
@@ -49,6 +49,9 @@ demo-java: ## the same, with applications in Java and Go mixed; the first time M
 bench: ## what a hop costs, beside a plain TCP relay; and the codec
 	@$(GO) run ./demo/load bench
 	@$(GO) test -run '^$$' -bench . -benchtime 1s ./agent/proxy/dubbo ./agent/route
+
+bench-java: ## what the thin Java SDK adds to the start of an application, beside ZooKeeper's
+	$(GO) test ./demo/e2e -run '^TestJavaStart$$' -count=1 -v -timeout 20m -startups 11
 
 FUZZTIME ?= 10s
 fuzz: ## every fuzz target, FUZZTIME each

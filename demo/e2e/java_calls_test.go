@@ -19,7 +19,7 @@ func TestJavaCalls(t *testing.T) {
 			w := newWorld(t)
 			a, b := w.agent("a"), w.agent("b")
 			javapeer.Start(t, javapeer.Options{Line: line, Thin: true, Application: "shop", Registry: a.mesh(), Port: w.lanAddress().port, Name: "java",
-				Group: "g", Version: "1.0.0", Features: true})
+				Group: "g", Version: "1.0.0", Features: true, Params: map[string]string{"token": "secret"}}) // calls without the token are refused
 			a.published(3)
 			c := javapeer.Start(t, javapeer.Options{Line: line, Thin: true, Application: "till", Registry: b.mesh(), Timeout: 4 * time.Second, Retries: new(0)})
 			for _, use := range []struct{ what, want string }{
@@ -51,6 +51,15 @@ func TestJavaCalls(t *testing.T) {
 					}
 				}
 			})
+			// Java makes such a reference a mergeable one.
+			for _, any := range []javapeer.Call{{Group: "*", Version: "1.0.0"}, {Group: "*", Version: "*"}, {Group: "g,other", Version: "1.0.0"}} {
+				t.Run("group "+any.Group+" version "+any.Version, func(t *testing.T) {
+					entries, err := c.Call(t.Context(), any)
+					if err != nil || len(entries) != 1 || entries[0].Answer != "hello world, this is java" {
+						t.Errorf("%+v, %v", entries, err)
+					}
+				})
+			}
 			t.Run("nobody there", func(t *testing.T) {
 				entries, err := c.Call(t.Context(), javapeer.Call{Group: "other", Version: "1.0.0"})
 				if err != nil || len(entries) != 1 || entries[0].OK || !strings.HasPrefix(entries[0].Error, "org.apache.dubbo.rpc.RpcException: ") {

@@ -45,7 +45,7 @@ func (m tests) Run() int {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if *withJava || *wholeMatrix {
+	if *withJava || *wholeMatrix || *startups > 0 {
 		if status, done := isolated(); done {
 			os.Exit(status)
 		}

@@ -86,6 +86,21 @@ const (
 	callsOfCell             = 5
 )
 
+// never says that a consumer cannot find a provider by itself: one reads only the
+// level that the other does not write.
+func (f form) never(o *offer) bool {
+	if f.thin || o.thin {
+		return false
+	}
+	switch f.name {
+	case "Java 2.7", "dubbo-go interface":
+		return o.name == "Java 3.3 application-level"
+	case "Java 3.3 FORCE_APPLICATION", "dubbo-go application":
+		return o.name == "Java 2.7"
+	}
+	return false
+}
+
 // offer is a provider of the matrix. Its group is its own.
 type offer struct {
 	form
@@ -314,28 +329,28 @@ func (m *matrix) cell(f form, o *offer, version string, call func(group, version
 
 	// A first call may come before the consumer knows the provider; such a call
 	// reaches nobody.
-	var l ledger
+	n := 0
 	deadline := time.Now().Add(patience)
-	if !f.thin && !o.thin {
-		deadline = time.Now().Add(5 * time.Second) // it may never work
+	if f.never(o) {
+		deadline = time.Now().Add(5 * time.Second)
 	}
 	for {
-		var err error
-		if l, err = call(o.group, version); err != nil {
+		l, err := call(o.group, version)
+		if err != nil {
 			t.Fatalf("%v calls %v: %v", f, o, err)
 		}
-		if l.answers()[o.group] > 0 || time.Now().After(deadline) {
+		n += l.answers()[o.group]
+		if l.answers()[o.group] == callsOfCell {
+			break
+		}
+		if time.Now().After(deadline) {
+			if n == 0 && !f.thin && !o.thin {
+				return "×"
+			}
+			t.Errorf("%v calls %v: %v", f, o, l)
 			break
 		}
 		time.Sleep(500 * time.Millisecond)
-	}
-	n := l.answers()[o.group]
-	if n == 0 && !f.thin && !o.thin {
-		return "×"
-	}
-	if n != callsOfCell && (f.thin || f.line != "") {
-		// dubbo-go loads what ZooKeeper holds in the background: some may be early.
-		t.Errorf("%v calls %v: %v", f, o, l)
 	}
 	letter, wantFastjson2 := "h", 0
 	if version == byFastjson2 {

@@ -6,7 +6,6 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -244,40 +243,31 @@ func TestZeroCodeConsumers(t *testing.T) {
 	}
 
 	// Without the parameters of the URL, 3.3 fails for 50 s after such a gap.
-	const rate, length, most = 20, 12 * time.Second, 8 * time.Second
-	began := time.Now()
-	var loads sync.WaitGroup
-	ledgers := map[javapeer.Line][]javapeer.Entry{}
-	var mu sync.Mutex // of ledgers
+	const most = 25 * time.Second
+	loads := map[javapeer.Line]*javaLoad{}
 	for line, java := range consumers {
-		loads.Go(func() {
-			entries, err := java.Load(t.Context(), javapeer.Call{Group: "g"}, rate, length)
-			if err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			ledgers[line] = entries
-		})
+		loads[line] = startLoad(t, java, javapeer.Call{Group: "g"}, 20, 2*time.Second)
 	}
-	time.Sleep(time.Second) // calls are under way
-	b.kill()
-	killed := time.Since(began)
-	b.restart()
-	ready := time.Since(began)
-	loads.Wait()
-	for line, entries := range ledgers {
-		failed, last := 0, time.Duration(0)
-		for _, e := range entries {
-			if !e.OK {
-				failed++
-				last = max(last, time.Duration(e.At+e.MS)*time.Millisecond)
-			}
+	before := b.calls("outbound", key)
+	eventually(t, "the load", func() error {
+		if n := b.calls("outbound", key) - before; n < 40 {
+			return fmt.Errorf("%d calls", n)
 		}
-		t.Logf("%s: the agent was killed at %v and ready at %v; %d of %d calls failed, the last one at %v", line,
-			killed.Round(time.Millisecond), ready.Round(time.Millisecond), failed, len(entries), last)
-		if last > ready+most || len(entries) == 0 || failed == len(entries) {
-			t.Errorf("%s does not come back", line)
+		return nil
+	})
+	gap := b.outage()
+	for _, java := range consumers {
+		answered(t, java, "g", "go", 5)
+	}
+	for _, l := range loads {
+		l.last()
+	}
+	for line, l := range loads {
+		calls := l.ended(t)
+		out, lost, hung := outage(calls)
+		t.Logf("%s: %v without answers, the agent was away for %v; %d of %d calls failed at once, %d by time-out", line, out, gap, lost, len(calls), hung)
+		if out > gap+most {
+			t.Errorf("%s does not come back soon", line)
 		}
 	}
 }

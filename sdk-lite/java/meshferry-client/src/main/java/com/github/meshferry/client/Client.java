@@ -425,7 +425,7 @@ public final class Client implements AutoCloseable {
         }
         log().warn("agent " + address + " is away, this application goes on without it until it is back"
                 + (exports.isEmpty() ? "" : "; consumers find its services for as long as the registry keeps the agent's session")
-                + (all.isEmpty() ? "" : "; " + direct + " of its " + all.size() + " references call the direct providers that were known last")
+                + (all.isEmpty() ? "" : "; of its " + all.size() + " references " + direct + " call the providers that were known last")
                 + (direct == all.size() ? "" : ", the others fail"));
     }
 }
