@@ -158,6 +158,11 @@ func TestBadResourceDoesNotDiscardGoodOnes(t *testing.T) {
 	if r.Version != "1" || !strings.Contains(r.NACK, "green") || strings.Contains(r.NACK, "blue") || !slices.Equal(r.Names, []string{"blue", "green"}) {
 		t.Errorf("NACK: %+v", r)
 	}
+	c.until("told", func() bool {
+		return slices.ContainsFunc(c.steps, func(u xdsclient.Update) bool {
+			return strings.Contains(u.Refused[xdsclient.Ref{URL: eds, Name: "green"}], "no address")
+		})
+	})
 	d := c.Dump()
 	green := resource(d, eds, "green")
 	if green.State != xdsclient.Nacked || green.Version != "1" || green.NACK == nil || green.NACK.Version != "2" || !strings.Contains(green.NACK.Reason, "no address") {
@@ -173,6 +178,9 @@ func TestBadResourceDoesNotDiscardGoodOnes(t *testing.T) {
 	// Corrected.
 	s.respond(eds, "3", "d", xdstest.Endpoints("green", "10.0.0.4:1"))
 	c.until("corrected", c.serves("green", "10.0.0.4"))
+	if why, ok := c.steps[len(c.steps)-1].Refused[xdsclient.Ref{URL: eds, Name: "green"}]; !ok || why != "" {
+		t.Errorf("not told that it can be used again: %+v", c.steps[len(c.steps)-1])
+	}
 	if r := s.answered("d"); r.Version != "3" || r.NACK != "" {
 		t.Errorf("ACK: %+v", r)
 	}

@@ -313,6 +313,9 @@ func (c *core) want(t *typeState, name string, wanted bool) {
 		delete(t.names, name)
 		delete(t.waiting, name)
 		if r := t.resources[name]; r != nil {
+			if r.refused != nil {
+				c.refused(t.url, name, "")
+			}
 			delete(t.resources, name)
 			c.dirty[k] = struct{}{}
 		}
@@ -480,8 +483,12 @@ func (c *core) resource(b *batch, name, version string, a *anypb.Any) {
 	if err != nil {
 		b.bad = append(b.bad, fmt.Sprintf("%s: %v", name, err))
 		r.refused = &refusal{version, err.Error(), b.now}
+		c.refused(b.t.url, name, err.Error())
 		b.t.resources[name] = r
 		return
+	}
+	if r.refused != nil {
+		c.refused(b.t.url, name, "")
 	}
 	changed := r.value != before
 	if !bytes.Equal(r.raw, raw) {
@@ -496,6 +503,14 @@ func (c *core) resource(b *batch, name, version string, a *anypb.Any) {
 		b.changed++
 		c.put(b.t, name, r)
 	}
+}
+
+// refused tells the reader that a resource cannot be used, or can be again.
+func (c *core) refused(url, name, why string) {
+	if c.pending.Refused == nil {
+		c.pending.Refused = map[Ref]string{}
+	}
+	c.pending.Refused[Ref{url, name}] = why
 }
 
 // begin starts to apply a response. False: it was not asked for.
@@ -568,6 +583,7 @@ func (c *core) sweep(b *batch) {
 		if r.value == nil {
 			if b.t.wildcard {
 				delete(b.t.resources, name) // it was refused, and is gone now
+				c.refused(b.t.url, name, "")
 			}
 			continue
 		}
@@ -588,6 +604,9 @@ func (c *core) remove(b *batch, name string, r *resource, keep bool) {
 	if !b.t.wildcard {
 		c.absent(b.t, name)
 		return
+	}
+	if r.refused != nil {
+		c.refused(b.t.url, name, "")
 	}
 	delete(b.t.resources, name)
 	delete(c.saved, key{b.t.url, name})

@@ -26,14 +26,20 @@ type Update struct {
 	Listeners map[string]*Listener
 	// Extensions are the routes of Options.Extensions, by type URL and name.
 	Extensions map[string]map[string]*Resource
+	// Refused are resources that could not be used, with the reason, and with "" those
+	// that can be used again. The last good one of each is still in effect.
+	Refused map[Ref]string
 	// Ready tells that everything asked for was answered, by a server or by the
 	// file. It stays true once it was.
 	Ready bool
 }
 
+// Ref names a resource.
+type Ref struct{ URL, Name string }
+
 // Empty tells whether nothing is in it.
 func (u Update) Empty() bool {
-	return len(u.Clusters)+len(u.Routes)+len(u.Listeners)+len(u.Extensions) == 0
+	return len(u.Clusters)+len(u.Routes)+len(u.Listeners)+len(u.Extensions)+len(u.Refused) == 0
 }
 
 // merge puts a later step on top.
@@ -41,6 +47,11 @@ func (u *Update) merge(v Update) {
 	u.Clusters = merged(u.Clusters, v.Clusters)
 	u.Routes = merged(u.Routes, v.Routes)
 	u.Listeners = merged(u.Listeners, v.Listeners)
+	if len(u.Refused) == 0 {
+		u.Refused = v.Refused
+	} else {
+		maps.Copy(u.Refused, v.Refused)
+	}
 	for url, set := range v.Extensions {
 		if u.Extensions == nil {
 			u.Extensions = map[string]map[string]*Resource{}

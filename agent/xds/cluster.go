@@ -1,0 +1,330 @@
+package xds
+
+import (
+	"net"
+	"slices"
+	"strconv"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	leastv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
+	maglevv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/maglev/v3"
+	ringv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
+	wrrv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
+	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/xdsclient"
+)
+
+const (
+	policyURL   = "type.googleapis.com/envoy.extensions.load_balancing_policies."
+	httpOptions = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+	dnsRefresh  = 5 * time.Second // dns_refresh_rate when it is not set
+)
+
+// clusterSpec translates a cluster without its endpoints.
+func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
+	m := c.Config
+	var n notes
+	s := &route.ClusterSpec{Name: c.Name, Origin: origin(m.GetMetadata()), ConnectTimeout: max(0, m.GetConnectTimeout().AsDuration())}
+	if c.Orphan {
+		n.add("the server has removed this cluster, but a route still names it")
+	}
+	n.fields(m, "name alt_stat_name type cluster_type eds_cluster_config connect_timeout per_connection_buffer_limit_bytes lb_policy load_assignment circuit_breakers "+
+		"upstream_http_protocol_options common_http_protocol_options http_protocol_options http2_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "+
+		"respect_dns_ttl dns_lookup_family wait_for_warm_on_init outlier_detection cleanup_interval common_lb_config ring_hash_lb_config maglev_lb_config least_request_lb_config round_robin_lb_config "+
+		"metadata protocol_selection upstream_connection_options load_balancing_policy track_cluster_stats track_timeout_budgets close_connections_on_host_health_failure ignore_health_on_host_removal "+
+		"lrs_server lrs_report_endpoint_metrics transport_socket transport_socket_matches filters stats_matcher preconnect_policy")
+	switch {
+	case m.GetClusterType() != nil:
+		n.add("cluster_type %s is not honoured, it has no endpoints", m.GetClusterType().GetName())
+	case m.GetType() == clusterv3.Cluster_STRICT_DNS, m.GetType() == clusterv3.Cluster_LOGICAL_DNS:
+		s.Resolve = dnsRefresh
+		//lint:ignore SA1019 control planes still send it
+		if d := m.GetDnsRefreshRate().AsDuration(); d > 0 {
+			s.Resolve = d
+		}
+	case m.GetType() == clusterv3.Cluster_ORIGINAL_DST:
+		n.add("type ORIGINAL_DST is not honoured, it has no endpoints")
+	}
+	if m.GetTransportSocket() != nil && m.GetTransportSocket().GetName() != "envoy.transport_sockets.raw_buffer" {
+		n.add("transport_socket %s is not honoured, endpoints are called without it", m.GetTransportSocket().GetName())
+	}
+	for _, t := range m.GetTransportSocketMatches() {
+		if t.GetTransportSocket().GetName() != "envoy.transport_sockets.raw_buffer" {
+			n.add("transport_socket_matches %s is not honoured, endpoints are called without it", t.GetName())
+		}
+	}
+	balancing(s, m, &n)
+	if k := m.GetUpstreamConnectionOptions().GetTcpKeepalive(); k != nil {
+		s.KeepAlive = route.KeepAlive{
+			Enabled: true, Probes: int(k.GetKeepaliveProbes().GetValue()),
+			Idle:     time.Duration(k.GetKeepaliveTime().GetValue()) * time.Second,
+			Interval: time.Duration(k.GetKeepaliveInterval().GetValue()) * time.Second,
+		}
+	}
+	limits(s, m.GetCircuitBreakers(), &n)
+	s.Outlier = outlier(m.GetOutlierDetection(), &n)
+	s.PanicPercent = 50
+	if p := m.GetCommonLbConfig().GetHealthyPanicThreshold(); p != nil {
+		s.PanicPercent = p.GetValue()
+	}
+	if l := m.GetCommonLbConfig(); l != nil {
+		s.LocalityWeighted = s.LocalityWeighted || l.GetLocalityWeightedLbConfig() != nil
+		n.fields(l, "healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config update_merge_window ignore_new_hosts_until_first_hc close_connections_on_host_set_change override_host_status")
+	}
+	for _, a := range m.GetTypedExtensionProtocolOptions() {
+		if a.GetTypeUrl() == httpOptions {
+			httpProtocol(a, &n)
+		}
+	}
+	s.Unsupported = n
+	return s
+}
+
+// httpProtocol notes what of the options for HTTP would mean something to Dubbo.
+func httpProtocol(a *anypb.Any, n *notes) {
+	var o httpv3.HttpProtocolOptions
+	if proto.Unmarshal(a.GetValue(), &o) != nil {
+		return
+	}
+	if o.GetCommonHttpProtocolOptions().GetIdleTimeout().AsDuration() > 0 {
+		n.add("idle_timeout is not honoured")
+	}
+	if o.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue() > 0 {
+		n.add("max_requests_per_connection is not honoured")
+	}
+	if o.GetOutlierDetection() != nil {
+		n.add("outlier_detection of the protocol options is not honoured")
+	}
+}
+
+func balancing(s *route.ClusterSpec, m *clusterv3.Cluster, n *notes) {
+	if l := m.GetLoadBalancingPolicy(); l != nil {
+		for _, p := range l.GetPolicies() {
+			if typedPolicy(s, p.GetTypedExtensionConfig(), n) {
+				return
+			}
+		}
+		n.add("load_balancing_policy: none of its policies is known, calls are shared by least request")
+		s.Policy = route.LeastRequest
+		return
+	}
+	switch p := m.GetLbPolicy(); p {
+	case clusterv3.Cluster_ROUND_ROBIN:
+		s.Policy = route.RoundRobin
+		slowStart(m.GetRoundRobinLbConfig().GetSlowStartConfig() != nil, n)
+	case clusterv3.Cluster_LEAST_REQUEST:
+		s.Policy = route.LeastRequest
+		choices(m.GetLeastRequestLbConfig().GetChoiceCount(), n)
+		slowStart(m.GetLeastRequestLbConfig().GetSlowStartConfig() != nil, n)
+	case clusterv3.Cluster_RANDOM:
+		s.Policy = route.Random
+	case clusterv3.Cluster_RING_HASH:
+		s.Policy = route.RingHash
+		r := m.GetRingHashLbConfig()
+		s.Ring = route.RingSize{Min: size(r.GetMinimumRingSize()), Max: size(r.GetMaximumRingSize())}
+		if r.GetHashFunction() != clusterv3.Cluster_RingHashLbConfig_XX_HASH {
+			n.add("ring_hash_lb_config.hash_function %s is not honoured", r.GetHashFunction())
+		}
+	case clusterv3.Cluster_MAGLEV:
+		s.Policy, s.Table = route.Maglev, size(m.GetMaglevLbConfig().GetTableSize())
+	default:
+		n.add("lb_policy %s is not honoured, calls are shared by least request", p)
+		s.Policy = route.LeastRequest
+	}
+}
+
+// size is a number of the API as an int; unreasonable ones are cut.
+func size(v *wrapperspb.UInt64Value) int { return int(min(v.GetValue(), 1<<30)) }
+
+func choices(v *wrapperspb.UInt32Value, n *notes) {
+	if v != nil && v.GetValue() != 2 {
+		n.add("choice_count %d is not honoured, it is 2", v.GetValue())
+	}
+}
+
+func slowStart(set bool, n *notes) {
+	if set {
+		n.add("slow_start_config is not honoured")
+	}
+}
+
+// typedPolicy takes a policy in the form of an extension; false: it is not known.
+func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes) bool {
+	a := c.GetTypedConfig()
+	switch a.GetTypeUrl() {
+	case policyURL + "round_robin.v3.RoundRobin":
+		s.Policy = route.RoundRobin
+	case policyURL + "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin":
+		s.Policy = route.RoundRobin
+		n.add("client_side_weighted_round_robin is done by the configured weights alone")
+	case policyURL + "random.v3.Random":
+		s.Policy = route.Random
+	case policyURL + "least_request.v3.LeastRequest":
+		var p leastv3.LeastRequest
+		if proto.Unmarshal(a.GetValue(), &p) != nil {
+			return false
+		}
+		s.Policy = route.LeastRequest
+		choices(p.GetChoiceCount(), n)
+		s.LocalityWeighted = s.LocalityWeighted || p.GetLocalityLbConfig().GetLocalityWeightedLbConfig() != nil
+		slowStart(p.GetSlowStartConfig() != nil, n)
+	case policyURL + "ring_hash.v3.RingHash":
+		var p ringv3.RingHash
+		if proto.Unmarshal(a.GetValue(), &p) != nil {
+			return false
+		}
+		s.Policy, s.Ring = route.RingHash, route.RingSize{Min: size(p.GetMinimumRingSize()), Max: size(p.GetMaximumRingSize())}
+	case policyURL + "maglev.v3.Maglev":
+		var p maglevv3.Maglev
+		if proto.Unmarshal(a.GetValue(), &p) != nil {
+			return false
+		}
+		s.Policy, s.Table = route.Maglev, size(p.GetTableSize())
+	case policyURL + "wrr_locality.v3.WrrLocality":
+		var p wrrv3.WrrLocality
+		if proto.Unmarshal(a.GetValue(), &p) != nil {
+			return false
+		}
+		for _, inner := range p.GetEndpointPickingPolicy().GetPolicies() {
+			if inner.GetTypedExtensionConfig().GetTypedConfig().GetTypeUrl() != a.GetTypeUrl() && typedPolicy(s, inner.GetTypedExtensionConfig(), n) {
+				s.LocalityWeighted = true
+				return true
+			}
+		}
+		return false
+	default:
+		return false
+	}
+	return true
+}
+
+// limits translates circuit breakers. What is not set is unlimited: Envoy's 1024 is
+// meant for HTTP, and Istio sends every value.
+func limits(s *route.ClusterSpec, c *clusterv3.CircuitBreakers, n *notes) {
+	if len(c.GetPerHostThresholds()) > 0 {
+		n.add("circuit_breakers.per_host_thresholds is not honoured")
+	}
+	for _, t := range c.GetThresholds() {
+		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
+			continue
+		}
+		s.Limits = route.Limits{
+			Connections: limit(t.GetMaxConnections()), Pending: limit(t.GetMaxPendingRequests()),
+			Requests: limit(t.GetMaxRequests()), Retries: limit(t.GetMaxRetries()),
+		}
+		if t.GetRetryBudget() != nil {
+			n.add("circuit_breakers.retry_budget is not honoured, the agent has a budget of its own")
+		}
+	}
+}
+
+// limit is 0 when it is not set; one that is 0 is 1, as package route has it.
+func limit(v *wrapperspb.UInt32Value) uint32 {
+	if v == nil {
+		return 0
+	}
+	return max(1, v.GetValue())
+}
+
+func outlier(m *clusterv3.OutlierDetection, n *notes) *route.Outlier {
+	if m == nil {
+		return nil
+	}
+	o := &route.Outlier{
+		Split: m.GetSplitExternalLocalOriginErrors(), Interval: max(0, m.GetInterval().AsDuration()),
+		BaseEjection: max(0, m.GetBaseEjectionTime().AsDuration()), MaxEjection: max(0, m.GetMaxEjectionTime().AsDuration()),
+		MaxEjectionPercent:  or(m.GetMaxEjectionPercent(), 10),
+		SuccessRate:         or(m.GetEnforcingSuccessRate(), 100) > 0,
+		SuccessRateHosts:    int(m.GetSuccessRateMinimumHosts().GetValue()),
+		SuccessRateRequests: int(m.GetSuccessRateRequestVolume().GetValue()),
+		SuccessRateFactor:   float64(m.GetSuccessRateStdevFactor().GetValue()) / 1000,
+	}
+	if or(m.GetEnforcingConsecutive_5Xx(), 100) > 0 {
+		o.Consecutive = or(m.GetConsecutive_5Xx(), 5)
+	}
+	if or(m.GetEnforcingConsecutiveGatewayFailure(), 0) > 0 {
+		o.ConsecutiveGateway = or(m.GetConsecutiveGatewayFailure(), 5)
+	}
+	if o.Split && or(m.GetEnforcingConsecutiveLocalOriginFailure(), 100) > 0 {
+		o.ConsecutiveLocal = or(m.GetConsecutiveLocalOriginFailure(), 5)
+	}
+	for name, v := range map[string]*wrapperspb.UInt32Value{
+		"enforcing_consecutive_5xx": m.GetEnforcingConsecutive_5Xx(), "enforcing_success_rate": m.GetEnforcingSuccessRate(),
+		"enforcing_consecutive_gateway_failure":      m.GetEnforcingConsecutiveGatewayFailure(),
+		"enforcing_consecutive_local_origin_failure": m.GetEnforcingConsecutiveLocalOriginFailure(),
+	} {
+		if v.GetValue() > 0 && v.GetValue() < 100 {
+			n.add("outlier_detection.%s: a part of 100 counts as 100", name)
+		}
+	}
+	if m.GetEnforcingFailurePercentage().GetValue() > 0 || m.GetEnforcingFailurePercentageLocalOrigin().GetValue() > 0 {
+		n.add("outlier_detection by failure_percentage is not honoured")
+	}
+	if len(m.GetMonitors()) > 0 {
+		n.add("outlier_detection.monitors is not honoured")
+	}
+	slices.Sort(*n)
+	return o
+}
+
+func or(v *wrapperspb.UInt32Value, otherwise uint32) uint32 {
+	if v == nil {
+		return otherwise
+	}
+	return v.GetValue()
+}
+
+// Keys of endpoint metadata.
+const (
+	transportMatch = "envoy.transport_socket_match"
+	istio          = "istio"
+)
+
+// endpointSet translates endpoints; nil: they are not known.
+func endpointSet(a *xdsclient.Assignment, meshPorts []int, n *notes) *route.EndpointSet {
+	if a == nil || a.Missing {
+		return nil
+	}
+	if a.DropPerMillion > 0 {
+		n.add("drop_overloads is not honoured")
+	}
+	s := &route.EndpointSet{Overprovisioning: a.Overprovisioning}
+	for _, l := range a.Localities {
+		spec := route.LocalitySpec{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone, Priority: l.Priority, Weight: l.Weight}
+		if len(l.Endpoints) > 0 {
+			spec.Endpoints = make([]route.EndpointSpec, 0, len(l.Endpoints))
+		}
+		for i := range l.Endpoints {
+			e := &l.Endpoints[i]
+			if e.Port == 0 {
+				n.add("endpoint %s has no port and is left out", e.Host)
+				continue
+			}
+			out := route.EndpointSpec{
+				Address: net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))), Weight: e.Weight,
+				Mesh: e.Meta(transportMatch, "tlsMode") == "istio" || slices.Contains(meshPorts, int(e.Port)),
+			}
+			switch e.Health {
+			case xdsclient.Unhealthy:
+				out.Health = route.Unhealthy
+			case xdsclient.Draining, xdsclient.TimedOut:
+				out.Health = route.Draining
+			case xdsclient.Degraded:
+				out.Health = route.Degraded
+			}
+			if w := e.Meta(istio, "workload"); w != "" {
+				out.Metadata = map[string]string{"workload": w}
+			}
+			spec.Endpoints = append(spec.Endpoints, out)
+		}
+		s.Localities = append(s.Localities, spec)
+	}
+	return s
+}

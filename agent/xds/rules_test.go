@@ -1,0 +1,363 @@
+package xds
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	"google.golang.org/protobuf/encoding/prototext"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/xdsclient"
+	"github.com/meshferry/meshferry/xdsclient/xdstest"
+)
+
+func parse[M proto.Message](t *testing.T, text string, m M) M {
+	t.Helper()
+	if err := prototext.Unmarshal([]byte(text), m); err != nil {
+		t.Fatalf("%s: %v", text, err)
+	}
+	return m
+}
+
+func TestMatches(t *testing.T) {
+	attachment := func(m route.StringMatch) route.Match {
+		return route.Match{Attachments: []route.AttachmentMatch{{Key: "k", StringMatch: m}}}
+	}
+	is := func(kind route.MatchKind, text string) route.StringMatch {
+		return route.StringMatch{Kind: kind, Text: text}
+	}
+	for text, want := range map[string]route.Match{
+		`prefix: "/"`:              {},
+		`prefix: "/com.a.Foo/say"`: {Path: is(route.Prefix, "/com.a.Foo/say")},
+		`path: "/com.a.Foo/sayHello" case_sensitive {}`:                                    {Path: route.StringMatch{Kind: route.Exact, Text: "/com.a.Foo/sayHello", IgnoreCase: true}},
+		`safe_regex { regex: "/com.*" }`:                                                   {Path: is(route.Regex, "/com.*")},
+		`path_separated_prefix: "/com.a.Foo"`:                                              {Path: is(route.Regex, `/com\.a\.Foo(/.*)?`)},
+		`connect_matcher {}`:                                                               {Fraction: route.NoneOf},
+		`prefix: "/" headers { name: "k" string_match { exact: "v" } }`:                    attachment(is(route.Exact, "v")),
+		`prefix: "/" headers { name: "k" string_match { prefix: "v" ignore_case: true } }`: attachment(route.StringMatch{Kind: route.Prefix, Text: "v", IgnoreCase: true}),
+		`prefix: "/" headers { name: "k" string_match { suffix: "v" } }`:                   attachment(is(route.Suffix, "v")),
+		`prefix: "/" headers { name: "k" string_match { contains: "v" } }`:                 attachment(is(route.Contains, "v")),
+		`prefix: "/" headers { name: "k" string_match { safe_regex { regex: "v" } } }`:     attachment(is(route.Regex, "v")),
+		`prefix: "/" headers { name: "k" exact_match: "v" }`:                               attachment(is(route.Exact, "v")),
+		`prefix: "/" headers { name: "k" prefix_match: "v" }`:                              attachment(is(route.Prefix, "v")),
+		`prefix: "/" headers { name: "k" suffix_match: "v" }`:                              attachment(is(route.Suffix, "v")),
+		`prefix: "/" headers { name: "k" contains_match: "v" }`:                            attachment(is(route.Contains, "v")),
+		`prefix: "/" headers { name: "k" safe_regex_match { regex: "v" } }`:                attachment(is(route.Regex, "v")),
+		`prefix: "/" headers { name: "k" range_match { start: 1 end: 5 } }`:                attachment(route.StringMatch{Kind: route.Range, From: 1, To: 5}),
+		`prefix: "/" headers { name: "k" }`:                                                attachment(route.StringMatch{}),
+		`prefix: "/" headers { name: "k" present_match: true }`:                            attachment(route.StringMatch{}),
+		`prefix: "/" headers { name: "k" present_match: false }`:                           attachment(route.StringMatch{Invert: true}),
+		`prefix: "/" headers { name: "k" present_match: false invert_match: true }`:        attachment(route.StringMatch{}),
+		`prefix: "/" headers { name: "k" string_match { exact: "v" } invert_match: true treat_missing_header_as_empty: true }`: {
+			Attachments: []route.AttachmentMatch{{Key: "k", StringMatch: route.StringMatch{Kind: route.Exact, Text: "v", Invert: true}, MissingIsEmpty: true}},
+		},
+		`prefix: "/" query_parameters { name: "k" string_match { exact: "v" } }`: attachment(is(route.Exact, "v")),
+		`prefix: "/" query_parameters { name: "k" present_match: true }`:         attachment(route.StringMatch{}),
+		`prefix: "/" headers { name: ":method" string_match { exact: "say" } }`:  {Method: is(route.Exact, "say")},
+		`prefix: "/" headers { name: "Dubbo-Method" string_match { exact: "say" } } headers { name: "dubbo-group" exact_match: "g" } headers { name: "dubbo-version" string_match { prefix: "1." } }`: {
+			Method: is(route.Exact, "say"), Group: is(route.Exact, "g"), Version: is(route.Prefix, "1."),
+		},
+		`prefix: "/" headers { name: "dubbo-group" present_match: true }`:                    {Group: route.StringMatch{Kind: route.Exact, Invert: true}},
+		`prefix: "/" headers { name: "dubbo-group" present_match: true invert_match: true }`: {Group: route.StringMatch{Kind: route.Exact}},
+		`prefix: "/" headers { name: ":path" string_match { prefix: "/x" } }`:                {Path: is(route.Prefix, "/x")},
+		`prefix: "/x" headers { name: ":path" string_match { exact: "/xy" } }`:               {Path: is(route.Exact, "/xy")},
+		`path: "/xy" headers { name: ":path" string_match { prefix: "/x" } }`:                {Path: is(route.Exact, "/xy")},
+		`path: "/xy" headers { name: ":path" string_match { prefix: "/z" } }`:                {Path: is(route.Exact, "/xy"), Fraction: route.NoneOf},
+		`prefix: "/x" headers { name: ":path" string_match { suffix: "y" } }`:                {Path: is(route.Prefix, "/x"), Fraction: route.NoneOf},
+		`prefix: "/" headers { name: ":authority" string_match { exact: "x" } }`:             {Fraction: route.NoneOf},
+		`prefix: "/" grpc {}`: {Fraction: route.NoneOf},
+		`prefix: "/" tls_context { presented { value: true } }`:                                {Fraction: route.NoneOf},
+		`prefix: "/" runtime_fraction { default_value { numerator: 5 } }`:                      {Fraction: 50_000},
+		`prefix: "/" runtime_fraction { default_value { numerator: 7 denominator: MILLION } }`: {Fraction: 7},
+		`prefix: "/" runtime_fraction { default_value { numerator: 100 } }`:                    {},
+		`prefix: "/" runtime_fraction { default_value {} }`:                                    {Fraction: route.NoneOf},
+	} {
+		var n notes
+		got := matches(parse(t, text, new(routev3.RouteMatch)), &n)
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", text, got, want)
+		}
+		// A route that never matches says why, unless its author asked for that.
+		byAuthor := strings.Contains(text, "default_value {}") || strings.Contains(text, `prefix: "/z"`)
+		if (got.Fraction == route.NoneOf && !byAuthor) != (len(n) > 0) {
+			t.Errorf("%s: notes %v", text, n)
+		}
+	}
+}
+
+// first translates a route of a virtual host in a configuration.
+func first(t *testing.T, text string) route.RouteRule {
+	t.Helper()
+	c := parse(t, `name: "r" virtual_hosts { name: "shop" domains: "shop" `+text+` }`, new(routev3.RouteConfiguration))
+	v := c.GetVirtualHosts()[0]
+	spec := virtualHost("r/shop", c, v, 20882)
+	if spec == nil || len(spec.Routes) == 0 {
+		t.Fatal("no route")
+	}
+	return spec.Routes[0]
+}
+
+func TestRoutes(t *testing.T) {
+	const all = `routes { match { prefix: "/" } `
+	to := []route.WeightedCluster{{Cluster: "a", Weight: 1}}
+	for text, want := range map[string]route.RouteRule{
+		`route { cluster: "a" }`: {Clusters: to},
+		`route { weighted_clusters { clusters { name: "a" weight { value: 1 } } clusters { name: "b" weight { value: 1 } } clusters { name: "c" weight {} } } }`: {
+			Clusters: []route.WeightedCluster{{Cluster: "a", Weight: 1}, {Cluster: "b", Weight: 1}, {Cluster: "c"}},
+		},
+		`route { weighted_clusters { clusters { name: "a" weight { value: 9 } request_headers_to_remove: "x" request_headers_to_add { header { key: "k" value: "v" } append_action: OVERWRITE_IF_EXISTS_OR_ADD } } } }`: {
+			Clusters: []route.WeightedCluster{{Cluster: "a", Weight: 9, Attachments: route.Changes{Remove: []string{"x"}, Set: []route.Attachment{{Key: "k", Value: "v", When: route.Overwrite}}}}},
+		},
+		`route { cluster: "BlackHoleCluster" }`:                                             {},
+		`route { cluster_header: "x" }`:                                                     {Unsupported: []string{"the cluster is chosen in a way that is not honoured, calls are refused"}},
+		`route { cluster: "a" timeout {} }`:                                                 {Clusters: to},
+		`route { cluster: "a" timeout { seconds: 3 } }`:                                     {Clusters: to, Timeout: 3 * time.Second},
+		`route { cluster: "a" max_stream_duration { max_stream_duration { seconds: 4 } } }`: {Clusters: to, Timeout: 4 * time.Second},
+		`route { cluster: "a" retry_policy { retry_on: "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes" num_retries { value: 2 } retriable_status_codes: 503 host_selection_retry_max_attempts: 5 retry_host_predicate { name: "envoy.retry_host_predicates.previous_hosts" } } }`: {
+			Clusters: to, Retry: route.Retry{Attempts: 2},
+		},
+		`route { cluster: "a" retry_policy { retry_on: "5xx" } }`: {
+			Clusters: to, Retry: route.Retry{Attempts: 1, On: route.RetryLost | route.RetryTryTimeout | route.RetryError, SameEndpoint: true},
+		},
+		`route { cluster: "a" retry_policy { retry_on: "connect-failure,reset" num_retries { value: 3 } per_try_timeout { nanos: 5000000 } retry_back_off { base_interval { seconds: 1 } max_interval { seconds: 2 } } } }`: {
+			Clusters: to, Retry: route.Retry{Attempts: 3, PerTry: 5 * time.Millisecond, On: route.RetryLost | route.RetryTryTimeout, Backoff: time.Second, MaxDelay: 2 * time.Second, SameEndpoint: true},
+		},
+		`route { cluster: "a" retry_policy { retry_on: "gateway-error,retriable-4xx,503,deadline-exceeded" } }`: {
+			Clusters: to, Retry: route.Retry{Attempts: 1, On: route.RetryTryTimeout | route.RetryError, SameEndpoint: true}, Unsupported: []string{"retry_on retriable-4xx is not honoured"},
+		},
+		`route { cluster: "a" hash_policy { header { header_name: "user" } terminal: true } hash_policy { connection_properties { source_ip: true } } hash_policy { header { header_name: ":path" } } hash_policy { query_parameter { name: "q" } } hash_policy { cookie { name: "c" } } }`: {
+			Clusters:    to,
+			Hash:        []route.HashPolicy{{Attachment: "user", Terminal: true}, {Source: true}, {Method: true}, {Attachment: "q"}},
+			Unsupported: []string{"hash_policy: only headers, query parameters and the source address are honoured"},
+		},
+		`route { cluster: "a" request_mirror_policies { cluster: "m" } request_mirror_policies { cluster: "n" runtime_fraction { default_value { numerator: 20 } } } }`: {
+			Clusters: to, Mirrors: []route.Mirror{{Cluster: "m", Share: route.Million}, {Cluster: "n", Share: 200_000}},
+		},
+		`route { cluster: "a" prefix_rewrite: "/x" metadata_match {} }`:    {Clusters: to, Unsupported: []string{"metadata_match is not honoured", "prefix_rewrite is not honoured"}},
+		`direct_response { status: 503 body { inline_string: "closed" } }`: {Direct: &route.DirectResponse{Status: 503, Text: "closed"}},
+		`redirect { host_redirect: "x" }`:                                  {Unsupported: []string{"redirect is not honoured, calls are refused"}},
+		`route { cluster: "a" } request_headers_to_add { header { key: "a" value: "50%%" } } request_headers_to_add { header { key: "b" value: "%REQ(x)%" } } request_headers_to_add { header { key: "c" value: "1" } append { value: false } } request_headers_to_add { header { key: "d" value: "1" } append_action: ADD_IF_ABSENT } response_headers_to_remove: "z"`: {
+			Clusters:    to,
+			Attachments: route.Changes{Set: []route.Attachment{{Key: "a", Value: "50%", When: route.Append}, {Key: "c", Value: "1"}, {Key: "d", Value: "1", When: route.IfAbsent}}},
+			Unsupported: []string{`header b: the value "%REQ(x)%" has a command operator, it is not set`, "response_headers_to_remove is not honoured"},
+		},
+		`route { cluster: "a" } typed_per_filter_config { key: "envoy.filters.http.fault" value { [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] { delay { fixed_delay { seconds: 1 } percentage { numerator: 10 } } abort { http_status: 503 percentage { numerator: 5 denominator: TEN_THOUSAND } } } } }`: {
+			Clusters: to, Fault: route.Fault{Delay: time.Second, DelayShare: 100_000, AbortStatus: 503, AbortShare: 500},
+		},
+		`route { cluster: "a" } typed_per_filter_config { key: "envoy.filters.http.fault" value { [type.googleapis.com/envoy.extensions.filters.http.fault.v3.HTTPFault] { abort { grpc_status: 14 percentage { numerator: 100 } } headers { name: "x" } } } }`: {
+			Clusters: to, Unsupported: []string{"fault: conditions (upstream_cluster, headers, downstream_nodes) cannot be checked, no fault is injected"},
+		},
+		`route { cluster: "a" } typed_per_filter_config { key: "example" value { [type.googleapis.com/envoy.config.route.v3.FilterConfig] {} } }`: {
+			Clusters: to, Unsupported: []string{"HTTP filter example is not applied"},
+		},
+		`name: "canary" metadata { filter_metadata { key: "istio" value { fields { key: "config" value { string_value: "/apis/networking.istio.io/v1/namespaces/dubbo/virtual-service/demo" } } } } } route { cluster: "a" }`: {
+			Name: "canary", Origin: "virtual-service dubbo/demo", Clusters: to,
+		},
+	} {
+		got := first(t, all+text+" }")
+		slices.Sort(got.Unsupported)
+		if len(got.Unsupported) == 0 {
+			got.Unsupported = nil
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", text, got, want)
+		}
+	}
+	// What encloses a route: its retry policy, mirrors and headers, from the inside out.
+	got := first(t, `retry_policy { retry_on: "reset" } request_mirror_policies { cluster: "m" } request_headers_to_add { header { key: "outer" value: "1" } } `+
+		all+`request_headers_to_add { header { key: "inner" value: "1" } } route { cluster: "a" } }`)
+	if got.Retry.On != route.RetryLost|route.RetryTryTimeout || len(got.Mirrors) != 1 || len(got.Attachments.Set) != 2 || got.Attachments.Set[1].Key != "outer" {
+		t.Errorf("%+v", got)
+	}
+}
+
+func TestHosts(t *testing.T) {
+	for _, test := range []struct {
+		route, vhost string
+		domains      string
+		want         []string
+	}{
+		{"http_proxy", "com.a.foo:20882", "com.a.foo:20882 com.a.foo.:20882", []string{"com.a.foo"}},
+		{"http_proxy", "com.a.foo:8080", "com.a.foo:8080", nil},
+		{"20882", "com.a.foo:20882", "com.a.foo com.a.foo. 10.1.2.3 [::1]", []string{"com.a.foo"}},
+		{"8080", "com.a.foo:8080", "com.a.foo", nil},
+		{"com.a.foo:20882", "com.a.foo:20882", "*", []string{"com.a.foo"}},
+		{"outbound|20882||com.a.foo", "com.a.foo:20882", "com.a.Foo com.a.foo:20882 10.0.0.1:20882", []string{"com.a.foo"}},
+		{"outbound|8080||com.a.foo", "com.a.foo:8080", "com.a.foo", nil},
+		{"mine", "anything", "* *.com", []string{"*"}},
+		{"mine", "shop", "shop:*", []string{"shop"}},
+	} {
+		var n notes
+		got := hostsOf(&routev3.RouteConfiguration{Name: test.route}, &routev3.VirtualHost{Name: test.vhost, Domains: strings.Fields(test.domains)}, 20882, &n)
+		if !slices.Equal(got, test.want) {
+			t.Errorf("%+v: %q", test, got)
+		}
+		if (len(n) > 0) != strings.Contains(test.domains, "*.") {
+			t.Errorf("%+v: notes %v", test, n)
+		}
+	}
+	for _, text := range []string{
+		`name: "allow_any" domains: "*" routes { match { prefix: "/" } route { cluster: "PassthroughCluster" } }`,
+		`name: "block_all" domains: "*" routes { match { prefix: "/" } direct_response { status: 502 } }`,
+	} {
+		if spec := virtualHost("x", &routev3.RouteConfiguration{Name: "http_proxy"}, parse(t, text, new(routev3.VirtualHost)), 20882); spec != nil {
+			t.Errorf("%s became %+v", text, spec)
+		}
+	}
+}
+
+func TestClusters(t *testing.T) {
+	for text, want := range map[string]route.ClusterSpec{
+		`type: EDS`:                          {Policy: route.RoundRobin, PanicPercent: 50},
+		`type: STRICT_DNS lb_policy: RANDOM`: {Policy: route.Random, PanicPercent: 50, Resolve: 5 * time.Second},
+		`type: LOGICAL_DNS dns_refresh_rate { seconds: 30 } lb_policy: LEAST_REQUEST least_request_lb_config { choice_count { value: 5 } }`: {
+			Policy: route.LeastRequest, PanicPercent: 50, Resolve: 30 * time.Second, Unsupported: []string{"choice_count 5 is not honoured, it is 2"},
+		},
+		`type: STATIC lb_policy: RING_HASH ring_hash_lb_config { minimum_ring_size { value: 7 } maximum_ring_size { value: 9 } hash_function: MURMUR_HASH_2 }`: {
+			Policy: route.RingHash, Ring: route.RingSize{Min: 7, Max: 9}, PanicPercent: 50, Unsupported: []string{"ring_hash_lb_config.hash_function MURMUR_HASH_2 is not honoured"},
+		},
+		`type: EDS lb_policy: MAGLEV maglev_lb_config { table_size { value: 251 } }`: {Policy: route.Maglev, Table: 251, PanicPercent: 50},
+		`type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED`: {
+			Policy: route.LeastRequest, PanicPercent: 50,
+			Unsupported: []string{"lb_policy CLUSTER_PROVIDED is not honoured, calls are shared by least request", "type ORIGINAL_DST is not honoured, it has no endpoints"},
+		},
+		`type: EDS common_lb_config { healthy_panic_threshold {} locality_weighted_lb_config {} }`: {Policy: route.RoundRobin, LocalityWeighted: true},
+		`type: EDS connect_timeout { seconds: 2 } upstream_connection_options { tcp_keepalive { keepalive_probes { value: 3 } keepalive_time { value: 60 } keepalive_interval { value: 5 } } }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, ConnectTimeout: 2 * time.Second, KeepAlive: route.KeepAlive{Enabled: true, Probes: 3, Idle: time.Minute, Interval: 5 * time.Second},
+		},
+		`type: EDS circuit_breakers { thresholds { priority: HIGH max_requests { value: 1 } } thresholds { max_connections {} max_requests { value: 7 } retry_budget {} } }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Limits: route.Limits{Connections: 1, Requests: 7},
+			Unsupported: []string{"circuit_breakers.retry_budget is not honoured, the agent has a budget of its own"},
+		},
+		`type: EDS outlier_detection {}`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Outlier: &route.Outlier{Consecutive: 5, MaxEjectionPercent: 10, SuccessRate: true},
+		},
+		`type: EDS outlier_detection { consecutive_5xx { value: 3 } interval { seconds: 1 } base_ejection_time { seconds: 2 } max_ejection_time { seconds: 9 } max_ejection_percent { value: 100 } enforcing_success_rate {} consecutive_gateway_failure { value: 4 } enforcing_consecutive_gateway_failure { value: 100 } split_external_local_origin_errors: true consecutive_local_origin_failure { value: 6 } success_rate_minimum_hosts { value: 2 } success_rate_request_volume { value: 10 } success_rate_stdev_factor { value: 1500 } enforcing_failure_percentage { value: 1 } }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Outlier: &route.Outlier{
+				Consecutive: 3, ConsecutiveGateway: 4, ConsecutiveLocal: 6, Split: true, Interval: time.Second, BaseEjection: 2 * time.Second, MaxEjection: 9 * time.Second,
+				MaxEjectionPercent: 100, SuccessRateHosts: 2, SuccessRateRequests: 10, SuccessRateFactor: 1.5,
+			}, Unsupported: []string{"outlier_detection by failure_percentage is not honoured"},
+		},
+		`type: EDS health_checks {} lb_subset_config {}`: {Policy: route.RoundRobin, PanicPercent: 50, Unsupported: []string{"health_checks is not honoured", "lb_subset_config is not honoured"}},
+		`type: EDS transport_socket { name: "envoy.transport_sockets.tls" }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Unsupported: []string{"transport_socket envoy.transport_sockets.tls is not honoured, endpoints are called without it"},
+		},
+		`type: EDS load_balancing_policy { policies { typed_extension_config { name: "x" typed_config { [type.googleapis.com/envoy.config.route.v3.FilterConfig] {} } } } policies { typed_extension_config { name: "y" typed_config { [type.googleapis.com/envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality] { endpoint_picking_policy { policies { typed_extension_config { name: "z" typed_config { [type.googleapis.com/envoy.extensions.load_balancing_policies.least_request.v3.LeastRequest] {} } } } } } } } } }`: {
+			Policy: route.LeastRequest, LocalityWeighted: true, PanicPercent: 50,
+		},
+	} {
+		got := clusterSpec(&xdsclient.Cluster{Name: "a", Config: parse(t, `name: "a" `+text, new(clusterv3.Cluster))})
+		want.Name = "a"
+		slices.Sort(got.Unsupported)
+		if len(got.Unsupported) == 0 {
+			got.Unsupported = nil
+		}
+		if !reflect.DeepEqual(*got, want) {
+			t.Errorf("%s:\n got %+v\nwant %+v", text, *got, want)
+		}
+	}
+}
+
+func TestEndpoints(t *testing.T) {
+	var n notes
+	a := &xdsclient.Assignment{Overprovisioning: 150, DropPerMillion: 1, Localities: []xdsclient.Locality{{Region: "r", Priority: 1, Weight: 3, Endpoints: []xdsclient.Endpoint{
+		{Host: "10.0.0.1", Port: 20880, Weight: 2, Health: xdsclient.Draining},
+		{Host: "10.0.0.2", Port: 20882, Health: xdsclient.Unhealthy},
+		{Host: "10.0.0.3", Port: 1, Health: xdsclient.Degraded, Metadata: []xdsclient.Metadata{{Filter: transportMatch, Key: "tlsMode", Value: "istio"}, {Filter: istio, Key: "workload", Value: "w"}}},
+		{Host: "/pipe"},
+	}}}}
+	got := endpointSet(a, []int{20882}, &n)
+	want := &route.EndpointSet{Overprovisioning: 150, Localities: []route.LocalitySpec{{Region: "r", Priority: 1, Weight: 3, Endpoints: []route.EndpointSpec{
+		{Address: "10.0.0.1:20880", Weight: 2, Health: route.Draining},
+		{Address: "10.0.0.2:20882", Health: route.Unhealthy, Mesh: true},
+		{Address: "10.0.0.3:1", Health: route.Degraded, Mesh: true, Metadata: map[string]string{"workload": "w"}},
+	}}}}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("\n got %+v\nwant %+v", got, want)
+	}
+	if !slices.Equal(n, notes{"drop_overloads is not honoured", "endpoint /pipe has no port and is left out"}) {
+		t.Errorf("%v", n)
+	}
+	if endpointSet(&xdsclient.Assignment{Missing: true}, nil, &n) != nil || endpointSet(&xdsclient.Assignment{}, nil, &n) == nil {
+		t.Error("missing is not known, empty is none")
+	}
+}
+
+// What did not change is not sent again, and what is not honoured is said once.
+func TestChangeIsProportional(t *testing.T) {
+	s := control(t)
+	s.Set(xdstest.Cluster("blue"), xdstest.Endpoints("blue", "10.0.0.1:20882"), xdstest.Cluster("green"), xdstest.Endpoints("green", "10.0.0.2:20882"),
+		xdstest.Listener("127.0.0.1_20881", "http_proxy"), xdstest.Listener("other", "elsewhere"),
+		xdstest.Routes("http_proxy", xdstest.VirtualHost("shop", "blue", "green"), xdstest.VirtualHost("stock", "green")))
+	r := start(t, s, Options{Listeners: []string{"127.0.0.1_20881"}})
+	r.until("both", func() bool { return r.synced && len(r.routes) == 2 && len(r.endpoints) == 2 })
+
+	n := r.count
+	s.Set(xdstest.Endpoints("blue", "10.0.0.1:20882", "10.0.0.3:20882"))
+	r.until("an endpoint", func() bool { return r.count > n })
+	if u := r.last; len(u.Endpoints) != 1 || len(u.Clusters)+len(u.Routes) != 0 || !u.Synced {
+		t.Errorf("an endpoint's change sent %+v", u)
+	}
+	n = r.count
+	s.Set(xdstest.Routes("http_proxy", xdstest.VirtualHost("shop", "blue"), xdstest.VirtualHost("stock", "green")))
+	r.until("a route", func() bool { return r.count > n })
+	if u := r.last; len(u.Routes) != 1 || u.Routes["http_proxy/shop"] == nil || len(u.Clusters)+len(u.Endpoints) != 0 {
+		t.Errorf("a route's change sent %+v", u)
+	}
+	n = r.count
+	s.Set(xdstest.Routes("http_proxy", xdstest.VirtualHost("stock", "green")))
+	r.until("a route gone", func() bool { return r.count > n })
+	if u := r.last; len(u.Routes) != 1 || len(r.routes) != 1 {
+		t.Errorf("a route's end sent %+v", u)
+	}
+
+	// Refused: said, and taken back.
+	bad := xdstest.Endpoints("green", "10.0.0.2:20882")
+	bad.Endpoints[0].Priority = 1000
+	s.Set(bad)
+	r.until("refused", func() bool { return len(r.general["ClusterLoadAssignment green"]) == 1 })
+	if len(r.Unsupported()["ClusterLoadAssignment green"]) != 1 {
+		t.Errorf("%v", r.Unsupported())
+	}
+	s.Set(xdstest.Endpoints("green", "10.0.0.2:20882"))
+	r.until("good again", func() bool { return r.general != nil && len(r.general) == 0 })
+	if len(r.Unsupported()) != 0 {
+		t.Errorf("%v", r.Unsupported())
+	}
+}
+
+// By name: a service is synced when its listener was answered, also if it is not
+// there.
+func TestGRPC(t *testing.T) {
+	s := control(t)
+	s.Set(xdstest.APIListener("com.a.foo:20882", "outbound|20882||com.a.foo"),
+		xdstest.Routes("outbound|20882||com.a.foo", xdstest.VirtualHost("com.a.foo", "blue")), xdstest.Cluster("blue"), xdstest.Endpoints("blue", "10.0.0.1:20882"))
+	foo, bar := service("com.a.Foo"), service("com.a.Bar")
+	r := start(t, s, Options{Mode: GRPC}, foo)
+	r.until("foo", func() bool { return r.synced && len(r.routes) == 1 })
+	r.SetServices(services(foo, bar))
+	r.until("asking for bar", func() bool { return !r.synced })
+	r.until("no bar", func() bool { return r.synced })
+	r.SetServices(services(bar))
+	r.until("foo forgotten", func() bool { return len(r.routes) == 0 && len(r.clusters) == 0 && len(r.endpoints) == 0 })
+}
+
+func TestOptions(t *testing.T) {
+	node := &corev3.Node{Id: "x"}
+	for name, o := range map[string]Options{
+		"mode":   {Mode: "x", Port: 1, Client: xdsclient.Options{Node: node, Servers: []xdsclient.Server{{Address: "a"}}}},
+		"port":   {Client: xdsclient.Options{Node: node, Servers: []xdsclient.Server{{Address: "a"}}}},
+		"server": {Port: 1, Client: xdsclient.Options{Node: node}},
+	} {
+		if _, err := New(o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

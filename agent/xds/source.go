@@ -1,0 +1,447 @@
+package xds
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+
+	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	dubbov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dubbo_proxy/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+
+	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/rewrite"
+	"github.com/meshferry/meshferry/xdsclient"
+)
+
+// SourceName is RuleUpdate.Source.
+const SourceName = "xds"
+
+// Mode is how the control plane is asked.
+type Mode string
+
+// Modes.
+const (
+	// Sidecar asks for everything that the node may see, as Envoy does, and takes the
+	// routes of the listener at the agent's own address.
+	Sidecar Mode = "sidecar"
+	// GRPC asks for each service by name, as a gRPC client does.
+	GRPC Mode = "grpc"
+)
+
+// Options of New.
+type Options struct {
+	// Client is how servers are reached. Wildcard, Follow and Extensions are set here.
+	Client xdsclient.Options
+	Mode   Mode // "": Sidecar
+	// Listeners are the names of those whose routes count, in mode sidecar; none:
+	// every listener.
+	Listeners []string
+	// Port is that of the services in the control plane: of domains, and of
+	// listeners in mode grpc.
+	Port      int
+	MeshPorts []int // endpoints with one of these are other agents
+	// Host names a service; nil: rewrite.Host.
+	Host func(registry.Service) string
+	Log  *slog.Logger
+}
+
+// Source is a route.RuleSource that asks ADS servers.
+type Source struct {
+	// immutable after New
+	o      Options
+	log    *slog.Logger
+	client *xdsclient.Client
+	kick   chan struct{} // capacity 1: the wanted set changed
+
+	mu     sync.Mutex
+	wanted []string            // guarded by mu: listeners, sorted; mode grpc
+	notes  map[string][]string // guarded by mu: what is not honoured, by resource
+
+	t translator // owned by Run
+}
+
+var _ route.RuleSource = (*Source)(nil)
+
+// New is a source that does not run yet.
+func New(o Options) (*Source, error) {
+	o.Mode = cmp.Or(o.Mode, Sidecar)
+	if o.Mode != Sidecar && o.Mode != GRPC {
+		return nil, fmt.Errorf("xds: mode %q is neither sidecar nor grpc", o.Mode)
+	}
+	if o.Port <= 0 || o.Port > 65535 {
+		return nil, fmt.Errorf("xds: port %d", o.Port)
+	}
+	if o.Host == nil {
+		o.Host = rewrite.Host
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	o.Client.Wildcard = o.Mode == Sidecar
+	o.Client.Extensions = []xdsclient.Extension{dubboProxy}
+	if o.Client.Log == nil {
+		o.Client.Log = o.Log
+	}
+	if o.Mode == Sidecar && len(o.Listeners) > 0 {
+		o.Client.Follow = func(name string) bool { return slices.Contains(o.Listeners, name) }
+	}
+	c, err := xdsclient.New(o.Client)
+	if err != nil {
+		return nil, err
+	}
+	return &Source{
+		o: o, log: o.Log, client: c, kick: make(chan struct{}, 1), notes: map[string][]string{},
+		t: newTranslator(o.Port, o.MeshPorts),
+	}, nil
+}
+
+// SetServices implements route.RuleSource.
+func (s *Source) SetServices(set []registry.Service) {
+	if s.o.Mode != GRPC {
+		return
+	}
+	var names []string
+	for _, service := range set {
+		names = append(names, s.o.Host(service)+":"+strconv.Itoa(s.o.Port))
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
+	s.mu.Lock()
+	same := slices.Equal(s.wanted, names)
+	s.wanted = names
+	s.mu.Unlock()
+	if same {
+		return
+	}
+	s.client.SetListeners(names)
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+}
+
+// Run implements route.RuleSource.
+func (s *Source) Run(ctx context.Context, ch chan<- route.RuleUpdate) error {
+	g, ctx := errgroup.WithContext(ctx)
+	updates := make(chan xdsclient.Update)
+	g.Go(func() error { return s.client.Run(ctx, updates) })
+	g.Go(func() error { return s.loop(ctx, updates, ch) })
+	return g.Wait()
+}
+
+func (s *Source) loop(ctx context.Context, updates <-chan xdsclient.Update, ch chan<- route.RuleUpdate) error {
+	ready, synced := false, false
+	for {
+		var out route.RuleUpdate
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.kick:
+			out.Source = SourceName
+		case u := <-updates:
+			ready = u.Ready
+			var changed map[string][]string
+			out, changed = s.t.translate(u)
+			s.note(changed, &out)
+		}
+		s.forget()
+		out.Synced = ready && s.answered()
+		if out.Synced == synced && len(out.Routes)+len(out.Clusters)+len(out.Endpoints) == 0 && out.Unsupported == nil {
+			continue
+		}
+		synced = out.Synced
+		select {
+		case <-ctx.Done():
+			return nil
+		case ch <- out:
+		}
+	}
+}
+
+// forget drops the answers about listeners that are not asked for any more.
+func (s *Source) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for name := range s.t.answered {
+		if _, wanted := slices.BinarySearch(s.wanted, name); !wanted {
+			delete(s.t.answered, name)
+		}
+	}
+}
+
+// answered tells whether the server said something about every listener that is
+// asked for by name.
+func (s *Source) answered() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range s.wanted {
+		if _, ok := s.t.answered[name]; !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// note keeps what cannot be honoured, and says it once in the log.
+func (s *Source) note(changed map[string][]string, out *route.RuleUpdate) {
+	if len(changed) == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	general := false
+	for resource, lines := range changed {
+		for _, line := range lines {
+			if !slices.Contains(s.notes[resource], line) {
+				s.log.Warn("xDS: something cannot be honoured", "resource", resource, "what", line)
+			}
+		}
+		if len(lines) == 0 {
+			delete(s.notes, resource)
+		} else {
+			s.notes[resource] = lines
+		}
+		_, isGeneral := s.t.general[resource]
+		general = general || isGeneral
+	}
+	if general {
+		out.Unsupported = maps.Clone(s.t.generalNotes())
+	}
+}
+
+// Unsupported is what cannot be honoured, by resource.
+func (s *Source) Unsupported() map[string][]string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.notes)
+}
+
+// Dump is the state of the client, for the admin port.
+func (s *Source) Dump() xdsclient.Dump { return s.client.Dump() }
+
+// translator remembers what it has translated.
+type translator struct {
+	port      int
+	meshPorts []int
+
+	answered  map[string]struct{} // listeners
+	clusters  map[string]*xdsclient.Cluster
+	hosts     map[string]map[*xdsclient.VirtualHost]string // by route: names of the specs they became, "" for none
+	dubbo     map[string][]string                          // by listener or DRDS resource: names of its specs
+	general   map[string][]string                          // what is not honoured of listeners
+	listeners map[string]*xdsclient.Listener
+}
+
+func newTranslator(port int, meshPorts []int) translator {
+	return translator{
+		port: port, meshPorts: meshPorts, answered: map[string]struct{}{}, clusters: map[string]*xdsclient.Cluster{},
+		hosts: map[string]map[*xdsclient.VirtualHost]string{}, dubbo: map[string][]string{}, general: map[string][]string{},
+		listeners: map[string]*xdsclient.Listener{},
+	}
+}
+
+func (t *translator) generalNotes() map[string][]string {
+	out := map[string][]string{}
+	for k, v := range t.general {
+		if len(v) > 0 {
+			out[k] = v
+		}
+	}
+	return out
+}
+
+// translate gives the change, and the notes of every resource that was looked at.
+func (t *translator) translate(u xdsclient.Update) (route.RuleUpdate, map[string][]string) {
+	out := route.RuleUpdate{
+		Source: SourceName, Routes: map[string]*route.RouteSpec{}, Clusters: map[string]*route.ClusterSpec{}, Endpoints: map[string]*route.EndpointSet{},
+	}
+	said := map[string][]string{}
+	for name, c := range u.Clusters {
+		t.cluster(name, c, &out, said)
+	}
+	for name, r := range u.Routes {
+		t.route(name, r, &out, said)
+	}
+	for name, r := range u.Extensions[dubboRoutesURL] {
+		var list []*dubbov3.RouteConfiguration
+		if r != nil {
+			list = r.Value.(*dubbov3.MultipleRouteConfiguration).GetRouteConfig()
+		}
+		t.dubboRoutes("drds/"+name, list, &out, said)
+	}
+	for name, l := range u.Listeners {
+		t.listener(name, l, &out, said)
+	}
+	for ref, why := range u.Refused {
+		resource := ref.URL[strings.LastIndexByte(ref.URL, '.')+1:] + " " + ref.Name
+		t.general[resource], said[resource] = nil, nil
+		if why != "" {
+			lines := []string{"refused, the last good one is used: " + why}
+			t.general[resource], said[resource] = lines, lines
+		}
+	}
+	return out, said
+}
+
+func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleUpdate, said map[string][]string) {
+	if isBuiltin(name) {
+		return
+	}
+	resource := "cluster " + name
+	old := t.clusters[name]
+	if c == nil {
+		if old != nil {
+			delete(t.clusters, name)
+			out.Clusters[name], out.Endpoints[name], said[resource] = nil, nil, nil
+		}
+		return
+	}
+	t.clusters[name] = c
+	if old == nil || old.Config != c.Config || old.Orphan != c.Orphan {
+		spec := clusterSpec(c)
+		out.Clusters[name], said[resource] = spec, spec.Unsupported
+	}
+	if old == nil || old.Endpoints != c.Endpoints {
+		var n notes
+		out.Endpoints[name] = endpointSet(c.Endpoints, t.meshPorts, &n)
+		said["endpoints "+name] = n
+	}
+}
+
+// route translates the virtual hosts that changed.
+func (t *translator) route(name string, r *xdsclient.Route, out *route.RuleUpdate, said map[string][]string) {
+	old := t.hosts[name]
+	next := map[*xdsclient.VirtualHost]string{}
+	var fresh []*xdsclient.VirtualHost
+	if r != nil {
+		for _, v := range r.Hosts {
+			if spec, same := old[v]; same {
+				next[v] = spec
+			} else {
+				fresh = append(fresh, v)
+			}
+		}
+	}
+	for v, spec := range old {
+		if _, stays := next[v]; !stays && spec != "" {
+			out.Routes[spec], said["route "+spec] = nil, nil
+		}
+	}
+	for _, v := range fresh {
+		spec := virtualHost(specName(r, v), r.Config, v.Config, t.port)
+		if spec == nil {
+			next[v] = ""
+			continue
+		}
+		next[v] = spec.Name
+		out.Routes[spec.Name] = spec
+		lines := notes(slices.Clone(spec.Unsupported))
+		for i, rule := range spec.Routes {
+			for _, line := range rule.Unsupported {
+				lines.add("route %s: %s", cmp.Or(rule.Name, strconv.Itoa(i)), line)
+			}
+		}
+		said["route "+spec.Name] = lines
+	}
+	if r == nil {
+		delete(t.hosts, name)
+	} else {
+		t.hosts[name] = next
+	}
+}
+
+func (t *translator) dubboRoutes(name string, list []*dubbov3.RouteConfiguration, out *route.RuleUpdate, said map[string][]string) {
+	for _, spec := range t.dubbo[name] {
+		out.Routes[spec], said["route "+spec] = nil, nil
+	}
+	delete(t.dubbo, name)
+	for _, spec := range dubboSpecs(name, list) {
+		t.dubbo[name] = append(t.dubbo[name], spec.Name)
+		out.Routes[spec.Name] = spec
+		var lines notes
+		for i, rule := range spec.Routes {
+			for _, line := range rule.Unsupported {
+				lines.add("route %d: %s", i, line)
+			}
+		}
+		said["route "+spec.Name] = lines
+	}
+}
+
+// harmless are the HTTP filters that do nothing to what a Dubbo call is.
+var harmless = map[string]bool{
+	"istio.metadata_exchange": true, "istio.alpn": true, "istio.stats": true, "envoy.filters.http.grpc_stats": true,
+	"envoy.filters.http.fault": true, "envoy.filters.http.cors": true, "envoy.filters.http.router": true,
+	"envoy.filters.http.grpc_web": true, "envoy.filters.http.upstream_codec": true,
+}
+
+func (t *translator) listener(name string, l *xdsclient.Listener, out *route.RuleUpdate, said map[string][]string) {
+	t.answered[name] = struct{}{}
+	old := t.listeners[name]
+	if old != nil {
+		for _, r := range old.Inline {
+			t.route(inlineName(name, r), nil, out, said)
+		}
+		t.dubboRoutes("listener/"+name, nil, out, said)
+	}
+	resource := "listener " + name
+	if l == nil {
+		delete(t.listeners, name)
+		if len(t.general[resource]) > 0 {
+			t.general[resource], said[resource] = nil, nil
+		}
+		return
+	}
+	t.listeners[name] = l
+	if l.Config.GetTrafficDirection() == corev3.TrafficDirection_INBOUND {
+		return // of calls that come to this host
+	}
+	for _, r := range l.Inline {
+		named := *r
+		named.Name = inlineName(name, r)
+		t.route(named.Name, &named, out, said)
+	}
+	var n notes
+	for _, h := range l.HTTP {
+		manager(h, &n)
+	}
+	var list []*dubbov3.RouteConfiguration
+	for _, f := range l.Filters {
+		m := f.Value.(*dubbov3.DubboProxy)
+		list = append(list, inlineRoutes(m)...)
+		for _, f := range m.GetDubboFilters() {
+			if f.GetName() != "envoy.filters.dubbo.router" {
+				n.add("Dubbo filter %s is not applied", f.GetName())
+			}
+		}
+	}
+	t.dubboRoutes("listener/"+name, list, out, said)
+	if len(n) > 0 || len(t.general[resource]) > 0 {
+		t.general[resource], said[resource] = n, n
+	}
+}
+
+func inlineName(listener string, r *xdsclient.Route) string {
+	return "listener/" + listener + "/" + r.Name
+}
+
+func manager(h *hcmv3.HttpConnectionManager, n *notes) {
+	for _, f := range h.GetHttpFilters() {
+		if !harmless[f.GetName()] && !f.GetDisabled() {
+			n.add("HTTP filter %s is not applied", f.GetName())
+		}
+	}
+	if h.GetScopedRoutes() != nil {
+		n.add("scoped_routes is not honoured")
+	}
+}
