@@ -66,7 +66,7 @@ func (c *Client) Run(ctx context.Context, ch chan<- Update) error {
 	if c.store != nil {
 		list, err := c.store.load()
 		if err != nil {
-			c.log.Warn("the last good resources on disk are lost", "err", err)
+			c.log.Warn("the last good xDS resources on disk are lost", "err", err)
 		}
 		c.mu.Lock()
 		c.c.restore(list, time.Now())
@@ -182,8 +182,11 @@ func (c *Client) handle(e event, start func(int)) {
 			c.dropLesser(e.ch.server)
 		}
 	case streamDown:
-		if state.connected || state.err == nil {
-			c.log.Warn("ADS stream ended", "server", c.o.Servers[e.ch.server].Address, "err", e.err)
+		switch address := c.o.Servers[e.ch.server].Address; {
+		case e.st != nil && e.st.heard: // normal: servers bound the age of connections
+			c.log.Info("ADS stream ended, another is opened", "server", address, "err", e.err)
+		case state.err == nil:
+			c.log.Warn("ADS server does not answer; what it said last stays in effect", "server", address, "err", e.err)
 		}
 		state.connected, state.since, state.err = false, now, e.err
 		if c.c.down(e.st, e.ch.server, now) {
@@ -198,7 +201,7 @@ func (c *Client) another(server int, start func(int)) {
 	if next >= len(c.channels) || c.channels[next] != nil {
 		return
 	}
-	c.log.Warn("falling back", "from", c.o.Servers[server].Address, "to", c.o.Servers[next].Address)
+	c.log.Warn("falling back to another ADS server", "from", c.o.Servers[server].Address, "to", c.o.Servers[next].Address)
 	start(next)
 }
 

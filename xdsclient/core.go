@@ -208,10 +208,10 @@ func (c *core) expire(now time.Time) (silent int) {
 			c.timers.add(t.waiting[k.name], k)
 			continue
 		case k.name == "":
-			c.log.Warn("the server does not answer for a type", "type", short(k.url))
+			c.log.Warn("ADS server does not answer for a type", "type", short(k.url))
 			c.whole(t)
 		default:
-			c.log.Warn("resource does not exist", "type", short(k.url), "name", k.name)
+			c.log.Warn("xDS resource does not exist", "type", short(k.url), "name", k.name)
 			c.absent(t, k.name)
 		}
 		silent = fromDisk
@@ -344,7 +344,7 @@ func (c *core) adopt(t *typeState, name string) {
 	delete(c.saved, key{t.url, name})
 	r := &resource{raw: s.raw, version: s.version, server: fromDisk, at: s.at}
 	if _, err := c.decode(t, r, s.raw); err != nil {
-		c.log.Warn("a resource on disk cannot be used", "type", short(t.url), "name", name, "err", err)
+		c.log.Warn("an xDS resource on disk cannot be used", "type", short(t.url), "name", name, "err", err)
 		return
 	}
 	t.resources[name] = r
@@ -518,7 +518,7 @@ func (c *core) begin(st *stream, url, nonce, version string, now time.Time) (*ba
 	t, ss := c.types[url], st.types[url]
 	if t == nil || ss == nil {
 		if t == nil || !t.strange {
-			c.log.Warn("the server sent what was not asked for", "server", c.o.Servers[st.server].Address, "type", url)
+			c.log.Warn("ADS server sent what was not asked for", "server", c.o.Servers[st.server].Address, "type", url)
 		}
 		if t != nil {
 			t.strange = true
@@ -550,7 +550,7 @@ func (c *core) end(b *batch) string {
 	}
 	text = strings.ToValidUTF8(text[:min(len(text), longestText)], "?")
 	b.t.nacked = &refusal{b.version, text, b.now}
-	c.log.Warn("resources cannot be used, the last good ones stay", "type", short(b.t.url), "version", b.version, "server", c.o.Servers[b.server].Address, "err", text)
+	c.log.Warn("xDS resources cannot be used, the last good ones stay", "type", short(b.t.url), "version", b.version, "server", c.o.Servers[b.server].Address, "err", text)
 	return text
 }
 
@@ -596,7 +596,7 @@ func (c *core) remove(b *batch, name string, r *resource, keep bool) {
 	if keep {
 		if r.kept == "" {
 			r.kept = "the server has it no more; its deletions are ignored"
-			c.log.Warn("a deletion is ignored", "type", short(b.t.url), "name", name)
+			c.log.Warn("a deletion of the ADS server is ignored", "type", short(b.t.url), "name", name)
 		}
 		return
 	}

@@ -241,10 +241,10 @@ func (s *store) collect(now time.Time, d storeDone) {
 		s.whole = true // what is in the file is not known
 		s.next = now.Add(10 * saveEvery)
 		if !s.failed {
-			s.log.Warn("the last good resources are not on disk", "err", d.err)
+			s.log.Warn("the last good xDS resources are not on disk", "err", d.err)
 		}
 	} else if s.failed {
-		s.log.Info("the last good resources are on disk again")
+		s.log.Info("the last good xDS resources are on disk again")
 	}
 	s.failed = d.err != nil
 }
