@@ -144,7 +144,7 @@ func TestLoadEndsWithItsContext(t *testing.T) {
 }
 
 func TestGreeterCounts(t *testing.T) {
-	g := &Greeter{"one", &counts{calls: map[string]int{}, peers: map[string]int{}}}
+	g := &Greeter{"one", &counts{calls: map[string]int{}, peers: map[string]int{}}, false}
 	for _, peer := range []string{"127.0.0.1:1", "127.0.0.1:2", "127.0.0.1:1"} {
 		ctx := context.WithValue(t.Context(), constant.AttachmentKey, map[string]any{constant.RemoteAddr: peer})
 		if text, err := g.SayHello(ctx, "x"); err != nil || text != "hello x, this is one" {
@@ -167,6 +167,31 @@ func TestCallArguments(t *testing.T) {
 	for method, arg := range map[string]string{"Slow": "x", "Echo": "-1"} {
 		if _, err := (caller{}).call(t.Context(), method, arg); err == nil {
 			t.Errorf("%s(%s) was called", method, arg)
+		}
+	}
+}
+
+func TestHops(t *testing.T) {
+	for _, c := range []struct{ to, answer, want string }{
+		{"127.0.0.1:20881", "hello world, this is vm1, called from this host", "consumer → 127.0.0.1:20881 (its agent) → the provider's agent → vm1"},
+		{"127.0.0.1:20881", "hello world, this is vm4, called from 10.0.0.3", "consumer → 127.0.0.1:20881 (its agent) → vm4"},
+		{"10.0.0.1:20882", "hello world, this is vm1, called from this host", "consumer → 10.0.0.1:20882 (the provider's agent) → vm1"},
+		{"10.0.0.4:20880", "hello world, this is vm4, called from 10.0.0.5", "consumer → 10.0.0.4:20880 → vm4"},
+		{"127.0.0.1:20881", "hello world, this is vm1", "consumer → 127.0.0.1:20881 → vm1"},
+		{"127.0.0.1:20881", "", ""},
+	} {
+		if got := hops(c.to, c.answer); got != c.want {
+			t.Errorf("%s, %q: %q, want %q", c.to, c.answer, got, c.want)
+		}
+	}
+}
+
+func TestGreeterTellsCaller(t *testing.T) {
+	g := &Greeter{"one", &counts{calls: map[string]int{}, peers: map[string]int{}}, true}
+	for _, c := range [][3]string{{"10.0.0.1:5", "10.0.0.2:20880", "10.0.0.1"}, {"10.0.0.2:5", "10.0.0.2:20880", "this host"}, {"[::1]:5", "[::1]:20880", "this host"}} {
+		ctx := context.WithValue(t.Context(), constant.AttachmentKey, map[string]any{constant.RemoteAddr: c[0], constant.LocalAddr: c[1]})
+		if text, err := g.SayHello(ctx, "x"); err != nil || text != "hello x, this is one, called from "+c[2] {
+			t.Errorf("%q, %v", text, err)
 		}
 	}
 }

@@ -63,7 +63,7 @@ func (r *references) of(group, version string) (caller, error) {
 	s := r.settings
 	o := []client.ReferenceOption{
 		client.WithProtocolDubbo(), client.WithSerialization("hessian2"), client.WithRequestTimeout(s.timeout),
-		client.WithGroup(group), client.WithVersion(version), client.WithParams(s.params),
+		client.WithGroup(group), client.WithVersion(version), client.WithParams(s.params), client.WithFilter(hopFilter),
 	}
 	if s.retries >= 0 {
 		o = append(o, client.WithRetries(s.retries))
@@ -127,10 +127,37 @@ func consume(ctx context.Context, s settings, out io.Writer) error {
 		method, arg := cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world")
 		load(r.Context(), rate, length, json.NewEncoder(w), func(ctx context.Context) (string, error) { return c.call(ctx, method, arg) })
 	})
-	if err := control(ctx, s, out, mux); err != nil {
+	var calling sync.WaitGroup
+	if s.every > 0 {
+		calling.Go(func() { steadily(ctx, c, s.every, out) })
+	}
+	err = control(ctx, s, out, mux)
+	calling.Wait()
+	if err != nil {
 		return err
 	}
 	return leave()
+}
+
+// steadily makes a call now and then until ctx ends, for a person to watch.
+func steadily(ctx context.Context, c caller, every time.Duration, w io.Writer) {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for n := 1; ; n++ {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		var to string
+		at := time.Now()
+		answer, err := c.call(noting(ctx, &to), "sayHello", "world") // Java has no other
+		if err != nil {
+			fmt.Fprintf(w, "call %d failed, %.1f ms: %v\n", n, ms(time.Since(at)), err)
+			continue
+		}
+		fmt.Fprintf(w, "call %d: %s, %.1f ms\n", n, hops(to, answer), ms(time.Since(at)))
+	}
 }
 
 // series makes calls one after the other and writes a line for each.
@@ -141,8 +168,10 @@ func series(ctx context.Context, c caller, n int, method, arg string, w *json.En
 			return failed + n - i
 		}
 		at := time.Now()
-		answer, err := c.call(ctx, method, arg)
+		var to string
+		answer, err := c.call(noting(ctx, &to), method, arg)
 		e := entry(i+1, begin, at, answer, err)
+		e.To, e.Hops = to, hops(to, answer)
 		if w.Encode(e); !e.OK {
 			failed++
 		}

@@ -7,7 +7,8 @@
 //
 // Each prints one JSON line on its standard output when it is ready and is then
 // driven over HTTP on loopback, at the address in that line, until SIGTERM. Logs
-// of dubbo-go go to standard error.
+// of dubbo-go go to standard error. A consumer with --every makes calls by itself
+// and prints who answered them and through which hops.
 //
 //	provider GET /stats                          calls by method, distinct connections
 //	consumer GET /call?n=3&method=SayHello&arg=x one JSON line for each call; also group, version

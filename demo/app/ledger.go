@@ -16,6 +16,8 @@ type call struct {
 	OK     bool    `json:"ok"`
 	Answer string  `json:"answer,omitempty"`
 	Error  string  `json:"error,omitempty"`
+	To     string  `json:"to,omitempty"`   // what the application itself called
+	Hops   string  `json:"hops,omitempty"` // and on from there
 }
 
 func entry(n int, begin, at time.Time, answer string, err error) call {

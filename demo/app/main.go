@@ -40,15 +40,17 @@ type settings struct {
 	stopWait time.Duration
 
 	// provider
-	name string
-	ip   string
-	port int
+	name       string
+	ip         string
+	port       int
+	tellCaller bool
 
 	// consumer
 	url     string
 	timeout time.Duration
 	retries int
 	calls   int
+	every   time.Duration
 }
 
 // params is a repeatable flag k=v.
@@ -88,11 +90,13 @@ func parse(args []string, errs io.Writer) (settings, error) {
 		f.StringVar(&s.name, "name", "provider", "name in the answers")
 		f.StringVar(&s.ip, "ip", "", "address to listen on and to register; empty: all, and the registry's choice")
 		f.IntVar(&s.port, "port", 20880, "port to listen on")
+		f.BoolVar(&s.tellCaller, "tell-caller", false, "the answers say from where the provider was called")
 	case "consumer":
 		f.StringVar(&s.url, "url", "", "call this URL, without a registry")
 		f.DurationVar(&s.timeout, "timeout", 3*time.Second, "time-out of a call")
 		f.IntVar(&s.retries, "retries", -1, "retries; -1: dubbo-go's default")
 		f.IntVar(&s.calls, "calls", 0, "make so many calls, print them and exit")
+		f.DurationVar(&s.every, "every", 0, "make a call so often, and print who answered and through which hops")
 	}
 	if err := f.Parse(args[1:]); err != nil {
 		return settings{}, err

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -23,13 +24,35 @@ import (
 type Greeter struct {
 	name  string
 	count *counts
+
+	tellCaller bool
 }
 
 // SayHello greets a name and says who greets.
 func (g *Greeter) SayHello(ctx context.Context, name string) (string, error) {
 	g.count.call(ctx, "SayHello")
-	return fmt.Sprintf("hello %s, this is %s", name, g.name), nil
+	answer := fmt.Sprintf("hello %s, this is %s", name, g.name)
+	if g.tellCaller {
+		answer += ", called from " + callerHost(ctx)
+	}
+	return answer, nil
 }
+
+// callerHost is the host from which a call came.
+func callerHost(ctx context.Context) string {
+	attachments, _ := ctx.Value(constant.AttachmentKey).(map[string]any)
+	end := func(key string) string {
+		address, _ := attachments[key].(string)
+		host, _, _ := net.SplitHostPort(address)
+		return host
+	}
+	if far := end(constant.RemoteAddr); far != end(constant.LocalAddr) {
+		return far
+	}
+	return thisHost
+}
+
+const thisHost = "this host"
 
 // Slow answers after so many milliseconds.
 func (g *Greeter) Slow(ctx context.Context, ms int64) (string, error) {
@@ -115,7 +138,7 @@ func provide(ctx context.Context, s settings, out io.Writer) error {
 	if err != nil {
 		return err
 	}
-	g := &Greeter{s.name, &counts{calls: map[string]int{}, peers: map[string]int{}}}
+	g := &Greeter{s.name, &counts{calls: map[string]int{}, peers: map[string]int{}}, s.tellCaller}
 	o := []server.ServiceOption{server.WithInterface(s.iface), server.WithGroup(s.group), server.WithVersion(s.version)}
 	for k, v := range s.params {
 		o = append(o, server.WithParam(k, v))

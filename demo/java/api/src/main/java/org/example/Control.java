@@ -7,13 +7,16 @@ import java.net.InetSocketAddress;
 import java.nio.charset.StandardCharsets;
 import java.util.function.Function;
 
-/** The remote control of the demo: one path over HTTP on loopback. Nothing of it is needed to use Dubbo or an agent. */
+/**
+ * The remote control of the demo: one path over HTTP on loopback, at a port of its own choice or at {@code -Ddemo.http.port}.
+ * Nothing of it is needed to use Dubbo or an agent.
+ */
 public final class Control {
     private Control() {}
 
     /** Serves until the process ends, and says on standard output that it does. */
     public static void serve(String role, String path, Function<String, String> answer) throws IOException {
-        HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getByName("127.0.0.1"), 0), 0);
+        HttpServer server = HttpServer.create(new InetSocketAddress(InetAddress.getByName("127.0.0.1"), Integer.getInteger("demo.http.port", 0)), 0);
         server.createContext(path, exchange -> {
             String query = exchange.getRequestURI().getQuery();
             byte[] body = answer.apply(query == null ? "" : query).getBytes(StandardCharsets.UTF_8);

@@ -5,7 +5,10 @@ import org.apache.dubbo.config.ReferenceConfig;
 import org.apache.dubbo.config.RegistryConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 
-/** A consumer as one writes it for any registry: {@code Consumer <registry>}. */
+/**
+ * A consumer as one writes it for any registry: {@code Consumer <registry>}.
+ * With {@code -Ddemo.every=<milliseconds>} it makes calls by itself and prints who answered them and through which hops.
+ */
 public final class Consumer {
     private Consumer() {}
 
@@ -19,6 +22,19 @@ public final class Consumer {
                 .reference(reference)
                 .start();
         GreetService service = reference.get();
-        Control.serve("consumer", "/call", query -> Ledger.of(query, () -> service.sayHello("world")));
+        Control.serve("consumer", "/call", query -> Ledger.of(query, () -> service.sayHello("world"), HopFilter::json));
+
+        int every = Integer.getInteger("demo.every", 0);
+        for (int n = 1; every > 0; n++) {
+            Thread.sleep(every);
+            long begin = System.nanoTime();
+            String outcome;
+            try {
+                outcome = HopFilter.hops(service.sayHello("world"));
+            } catch (RuntimeException e) {
+                outcome = "failed: " + e.getMessage();
+            }
+            System.out.printf("call %d: %s, %.1f ms%n", n, outcome, (System.nanoTime() - begin) / 1e6);
+        }
     }
 }

@@ -7,7 +7,10 @@ import org.apache.dubbo.config.ServiceConfig;
 import org.apache.dubbo.config.bootstrap.DubboBootstrap;
 import org.apache.dubbo.rpc.RpcContext;
 
-/** A provider as one writes it for any registry: {@code Provider <registry> <port> <name>}. */
+/**
+ * A provider as one writes it for any registry: {@code Provider <registry> <port> <name>}.
+ * With {@code -Ddemo.tell.caller=true} its answers say from where it was called.
+ */
 public final class Provider {
     private Provider() {}
 
@@ -18,7 +21,8 @@ public final class Provider {
         service.setInterface(GreetService.class);
         service.setRef(who -> {
             calls.count(RpcContext.getServiceContext().getRemoteAddressString());
-            return "hello " + who + ", this is " + name;
+            String answer = "hello " + who + ", this is " + name;
+            return Boolean.getBoolean("demo.tell.caller") ? answer + ", called from " + caller() : answer;
         });
         DubboBootstrap.getInstance()
                 .application(new ApplicationConfig("demo-java-provider"))
@@ -27,5 +31,11 @@ public final class Provider {
                 .service(service)
                 .start();
         Control.serve("provider", "/stats", query -> calls.toString());
+    }
+
+    /** The host from which a call came. */
+    private static String caller() {
+        RpcContext call = RpcContext.getServiceContext();
+        return call.getRemoteHost().equals(call.getLocalHost()) ? "this host" : call.getRemoteHost();
     }
 }
