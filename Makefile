@@ -6,10 +6,10 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-matrix java java-it lint demo demo-java bench bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java bench bench-java fuzz clean
 
 help: ## what can be made
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the agent, into bin/
 	$(GO) build -trimpath -o bin/ ./cmd/meshferry
@@ -20,6 +20,7 @@ quick: ## the tests of daily work: no servers, no applications, under a minute
 
 test: lint java ## all tests; installs and starts what they need (ZooKeeper, Nacos, Java Dubbo, dubbo-go applications)
 	@set -e; for m in $(MODULES); do echo "== go test $$m"; (cd $$m && $(GO) test $(RACE) ./...); done
+	@echo "== skipped: the docker-compose demo, which needs root and an engine; make test-compose runs it, or says why it cannot"
 
 java: ## the thin Java SDK, with its tests against an agent in process
 	@echo "== mvn package sdk-lite/java"; $(MVN) -q -B -f sdk-lite/java package
@@ -35,6 +36,12 @@ test-java: ## the long suites with Java, in a network namespace: calls, restarts
 
 test-matrix: ## every kind of Java and Go application with every other, thin and unmodified; UPDATE=1 writes docs/compatibility.md
 	$(GO) test ./demo/e2e -run '^TestMatrix$$|UnmodifiedJava' -count=1 -v -timeout 30m -matrix $(if $(UPDATE),-update)
+
+test-compose: ## the docker-compose demo, from nothing to its end: own engine, own images; root on Debian; CI=true installs the engine
+	$(GO) test ./demo/compose -count=1 -v -timeout 20m -compose
+
+binaries: ## what images hold, into bin/image, for builds with BINARIES=prebuilt
+	demo/compose/binaries.sh
 
 lint: ## gofmt, go vet and staticcheck
 	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite xdsclient); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
