@@ -76,7 +76,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no agent answers.`,
 		}
 		return usageError{err}
 	})
-	root.AddCommand(newRun(), newStatus(), newServices(), newEndpoints(), newExplain(), newEnv(), newVersion())
+	root.AddCommand(newRun(), newStatus(), newServices(), newEndpoints(), newExplain(), newEnv(), newControlPlane(), newRoutes(), newAdapter(), newVersion())
 	return root
 }
 

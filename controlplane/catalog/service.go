@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/rewrite"
@@ -118,6 +119,9 @@ func services(sets []set) []*Service {
 	for _, s := range sets {
 		for _, p := range s.providers {
 			u := rewrite.Canonical(p.URL, p.URL.Host)
+			if !utf8.ValidString(u.String()) { // protobuf cannot carry it
+				continue
+			}
 			if u.Protocol != Protocol || u.Host == "" || u.Port == 0 || u.Param("enabled") == "false" || u.Param("disabled") == "true" {
 				continue
 			}

@@ -1,0 +1,195 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/meshferry/meshferry/agent/config"
+	"github.com/meshferry/meshferry/agent/metadata"
+	"github.com/meshferry/meshferry/controlplane"
+	"github.com/meshferry/meshferry/controlplane/adapter"
+	"github.com/meshferry/meshferry/controlplane/catalog"
+	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/local"
+	"github.com/meshferry/meshferry/registry/zookeeper"
+)
+
+// serving are the flags of the commands that follow registries and serve xDS.
+type serving struct {
+	registries            []string
+	listen, admin         string
+	cert, key, clientCA   string
+	hold                  time.Duration
+	logLevel, logFormat   string
+	openListen, openAdmin net.Listener
+}
+
+func (s *serving) flags(cmd *cobra.Command, listen, admin string) {
+	f := cmd.Flags()
+	f.StringArrayVar(&s.registries, "registry", nil, "registry as [name=]URL, repeatable: zookeeper://h1:2181,h2:2181/root or local:///directory")
+	f.StringVar(&s.listen, "listen", listen, "where xDS is served")
+	f.StringVar(&s.admin, "admin", admin, "where /readyz, /metrics and /debug are served; empty: nowhere")
+	f.StringVar(&s.cert, "tls-cert", "", "certificate of the server, PEM; read again when it changes")
+	f.StringVar(&s.key, "tls-key", "", "its key")
+	f.StringVar(&s.clientCA, "tls-client-ca", "", "authority of the certificates that clients must show (mTLS)")
+	f.DurationVar(&s.hold, "empty-hold", 30*time.Second, "how long the last providers of a service stay when they are suddenly all gone")
+	f.StringVar(&s.logLevel, "log-level", "info", "debug, info, warn or error")
+	f.StringVar(&s.logFormat, "log-format", "text", "text or json")
+	f.SortFlags = false
+}
+
+func (s *serving) tls() (*controlplane.TLS, error) {
+	switch {
+	case s.cert == "" && s.key == "" && s.clientCA == "":
+		return nil, nil
+	case s.cert == "" || s.key == "":
+		return nil, usageError{errors.New("--tls-cert and --tls-key belong together")}
+	}
+	return &controlplane.TLS{Cert: s.cert, Key: s.key, ClientCA: s.clientCA}, nil
+}
+
+// run opens the registries and listeners, and runs serve with them until a signal.
+func (s *serving) run(cmd *cobra.Command, serve func(ctx context.Context, log *slog.Logger, registries []catalog.Named) error) error {
+	var level slog.LevelVar
+	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
+		return usageError{fmt.Errorf("--log-level: %w", err)}
+	}
+	log := logger(cmd.ErrOrStderr(), s.logFormat, &level)
+	flags := map[string][]string{"registry": s.registries, "address": {"127.0.0.1"}} // they publish nothing
+	if len(s.registries) == 0 {
+		delete(flags, "registry") // MESHFERRY_REGISTRY
+	}
+	cfg, err := config.Read(flags)
+	if err != nil {
+		return err
+	}
+	if len(cfg.Registries) == 0 {
+		return usageError{errors.New("no registry: give --registry or MESHFERRY_REGISTRY")}
+	}
+	var named []catalog.Named
+	var all []registry.Registry
+	for _, r := range cfg.Registries {
+		client, err := openReader(r, log.With("registry", r.Name))
+		if err != nil {
+			return fmt.Errorf("registry %s: %w", r.Name, err)
+		}
+		reader, ok := client.(catalog.Registry)
+		if !ok {
+			return fmt.Errorf("registry %s: %s cannot be listed in this version", r.Name, r.Backend)
+		}
+		all, named = append(all, client), append(named, catalog.Named{Name: r.Name, Registry: reader})
+	}
+	if s.openListen, err = net.Listen("tcp", s.listen); err != nil {
+		return err
+	}
+	if s.admin != "" {
+		if s.openAdmin, err = net.Listen("tcp", s.admin); err != nil {
+			s.openListen.Close()
+			return err
+		}
+	}
+	ctx, stop := untilSignal(cmd.Context(), log, func() {})
+	defer stop()
+	g, ctx := errgroup.WithContext(ctx)
+	for _, r := range all {
+		g.Go(func() error { return r.Run(ctx) })
+	}
+	log.Info("listening", "xds", s.openListen.Addr().String(), "admin", s.admin)
+	g.Go(func() error { return serve(ctx, log, named) })
+	return g.Wait()
+}
+
+// openReader makes a client of a registry that publishes nothing.
+func openReader(r config.Registry, log *slog.Logger) (registry.Registry, error) {
+	switch r.Backend {
+	case "zookeeper":
+		o, err := zookeeper.ParseURL(r.URL)
+		if err != nil {
+			return nil, err
+		}
+		if o.User, o.Password, err = r.Credentials(); err != nil {
+			return nil, err
+		}
+		o.HostID, o.Metadata, o.Log = "reader", metadata.Fetch, log
+		return zookeeper.New(o)
+	case "local":
+		dir, err := local.ParseURL(r.URL)
+		if err != nil {
+			return nil, err
+		}
+		return local.New(local.Options{Dir: dir, HostID: "reader", Log: log})
+	}
+	return nil, fmt.Errorf("no backend %q in this version", r.Backend)
+}
+
+func newControlPlane() *cobra.Command {
+	var s serving
+	var folder string
+	cmd := &cobra.Command{
+		Use:   "control-plane",
+		Short: "Serve routes to agents, gRPC clients and Envoy over xDS",
+		Long: `Serve xDS without Kubernetes: the services that registries have, and what a folder
+of Istio's resources (VirtualService, DestinationRule, ServiceEntry, WorkloadEntry)
+says about them. The folder is read again when it changes; one with a mistake is
+refused whole, and the last good one is served. It keeps no state: run several and
+name all of them to the agents. 'meshferry routes check' tells beforehand what
+would be refused. See docs/xds.md.`,
+		Example: `  meshferry control-plane --registry zookeeper://10.0.0.9:2181 --folder /etc/meshferry/routes
+  meshferry control-plane --registry zookeeper://10.0.0.9:2181 --folder routes --listen 0.0.0.0:15010 --tls-cert s.pem --tls-key s.key --tls-client-ca ca.pem`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t, err := s.tls()
+			if err != nil {
+				return err
+			}
+			return s.run(cmd, func(ctx context.Context, log *slog.Logger, registries []catalog.Named) error {
+				server, err := controlplane.New(controlplane.Options{Registries: registries, Folder: folder, Hold: s.hold, TLS: t, Log: log})
+				if err != nil {
+					return err
+				}
+				return server.Run(ctx, s.openListen, s.openAdmin)
+			})
+		},
+	}
+	s.flags(cmd, "127.0.0.1:15010", "127.0.0.1:15014")
+	cmd.Flags().StringVar(&folder, "folder", "", "folder of Istio's resources; empty: none, every service has its default route")
+	return cmd
+}
+
+func newAdapter() *cobra.Command {
+	var s serving
+	var namespace string
+	cmd := &cobra.Command{
+		Use:   "adapter",
+		Short: "Tell istiod the providers that registries have",
+		Long: `Serve an unmodified istiod, with or without Kubernetes, the services that registries
+have as ServiceEntries, over MCP-over-xDS (configSources of its mesh
+configuration). An outage of a registry takes nothing away. See docs/xds.md.`,
+		Example: `  meshferry adapter --registry zookeeper://10.0.0.9:2181
+  # in istiod's mesh configuration:  configSources: [{address: "xds://127.0.0.1:15999"}]`,
+		Args: usage(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			t, err := s.tls()
+			if err != nil {
+				return err
+			}
+			return s.run(cmd, func(ctx context.Context, log *slog.Logger, registries []catalog.Named) error {
+				a, err := adapter.New(adapter.Options{Registries: registries, Namespace: namespace, Hold: s.hold, TLS: t, Log: log})
+				if err != nil {
+					return err
+				}
+				return a.Run(ctx, s.openListen, s.openAdmin)
+			})
+		},
+	}
+	s.flags(cmd, "127.0.0.1:15999", "127.0.0.1:15998")
+	cmd.Flags().StringVar(&namespace, "namespace", "dubbo", "namespace of the ServiceEntries")
+	return cmd
+}

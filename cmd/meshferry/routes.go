@@ -1,0 +1,162 @@
+package main
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/meshferry/meshferry/controlplane"
+	"github.com/meshferry/meshferry/registry"
+)
+
+func newRoutes() *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "routes",
+		Short: "Check and explain a folder of routes",
+		Long: `Check and explain a folder of Istio's resources for the control plane, without
+starting anything and without a registry.`,
+		Example: `  meshferry routes check /etc/meshferry/routes
+  meshferry routes explain com.example.GreetService --folder /etc/meshferry/routes --method sayHello`,
+	}
+	cmd.AddCommand(newRoutesCheck(), newRoutesExplain())
+	return cmd
+}
+
+func newRoutesCheck() *cobra.Command {
+	var f format
+	cmd := &cobra.Command{
+		Use:   "check FOLDER",
+		Short: "Tell what of a folder would be refused, and why",
+		Long: `Tell what of a folder would be refused, and why: one line for each mistake, with
+file, line and field. Warnings are what has no effect. Exit code 1 if there is a
+mistake.`,
+		Example: "  meshferry routes check /etc/meshferry/routes",
+		Args:    usage(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, problems, err := controlplane.Check(args[0])
+			if err != nil {
+				return err
+			}
+			if f == formatJSON {
+				if err := printJSON(cmd.OutOrStdout(), append(problems[:0:0], problems...)); err != nil {
+					return err
+				}
+			} else {
+				p := &printer{w: cmd.OutOrStdout()}
+				for _, one := range problems {
+					p.line("%s", visible(one.String()))
+				}
+				if p.err != nil {
+					return p.err
+				}
+			}
+			if n := len(problems.Errors()); n > 0 {
+				return fmt.Errorf("the folder would be refused: %d mistakes", n)
+			}
+			return nil
+		},
+	}
+	f.flag(cmd)
+	return cmd
+}
+
+func newRoutesExplain() *cobra.Command {
+	var f format
+	var folder, method string
+	var attachments []string
+	cmd := &cobra.Command{
+		Use:   "explain SERVICE",
+		Short: "Tell which rule of a folder a call would take",
+		Long: `Tell which rule of a folder a call would take: the routes in their order, why one
+does not fit, and where the first that fits sends the call. SERVICE is
+[group/]interface[:version]; the host by which it is named in the folder is shown.`,
+		Example: `  meshferry routes explain com.example.GreetService --folder routes --method sayHello --attachment user=jason`,
+		Args:    oneService,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			s, err := registry.ParseService(args[0])
+			if err != nil {
+				return usageError{err}
+			}
+			values := map[string]string{}
+			for _, a := range attachments {
+				k, v, ok := strings.Cut(a, "=")
+				if !ok || k == "" {
+					return usageError{fmt.Errorf("--attachment wants key=value, not %q", a)}
+				}
+				values[k] = v
+			}
+			c, problems, err := controlplane.Check(folder)
+			if err == nil {
+				err = problems.Err()
+			}
+			if err != nil {
+				return err
+			}
+			e := controlplane.Explain(c, s, method, values)
+			if f == formatJSON {
+				return printJSON(cmd.OutOrStdout(), e)
+			}
+			p := &printer{w: cmd.OutOrStdout()}
+			explainRoutes(p, e)
+			return p.err
+		},
+	}
+	f.flag(cmd)
+	cmd.Flags().StringVar(&folder, "folder", ".", "folder of Istio's resources")
+	cmd.Flags().StringVar(&method, "method", "", "method that is called")
+	cmd.Flags().StringArrayVar(&attachments, "attachment", nil, "attachment key=value, repeatable")
+	return cmd
+}
+
+func explainRoutes(p *printer, e controlplane.Explanation) {
+	rule := e.Rule
+	if rule == "" {
+		rule = "none for this host: every service has a default route"
+	}
+	p.facts("service", e.Service, "host", e.Host, "path", e.Path, "rule", rule)
+	p.line("")
+	rows := [][]string{}
+	for _, r := range e.Routes {
+		what := "taken"
+		if !r.Taken {
+			what = r.Why
+		}
+		name := r.Name
+		if name == "" {
+			name = "(no name)"
+		}
+		rows = append(rows, []string{name, what})
+	}
+	p.table([]string{"ROUTE", "RESULT"}, rows)
+	p.line("")
+	switch {
+	case !e.Taken:
+		p.line("No route fits: the call would fail.")
+		return
+	case e.Status != 0:
+		p.line("Answered at once, with status %d.", e.Status)
+		return
+	}
+	rows = nil
+	for _, to := range e.To {
+		var labels []string
+		for k, v := range to.Labels {
+			labels = append(labels, k+"="+v)
+		}
+		sort.Strings(labels)
+		rows = append(rows, []string{to.Cluster, fmt.Sprintf("%.4g %%", to.Percent), strings.Join(labels, ",")})
+	}
+	p.table([]string{"CLUSTER", "SHARE", "ENDPOINTS WITH"}, rows)
+	retries := "none"
+	if e.Retries > 0 {
+		retries = fmt.Sprintf("%d, on %s", e.Retries, e.RetryOn)
+	}
+	faults := ""
+	if e.Faults {
+		faults = "injected"
+	}
+	p.line("")
+	p.facts("time-out", e.Timeout, "retries", retries, "faults", faults)
+}

@@ -1,0 +1,145 @@
+package controlplane
+
+import (
+	"encoding/json"
+	"net/http"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// Admin are the read-only pages: /healthz, /readyz, /metrics, /debug/nodes (what
+// each node was sent and acknowledged), /debug/status, and /debug/resources?name=
+// (every resource of that name, as it is sent).
+func (s *Server) Admin() http.Handler {
+	mux := http.NewServeMux()
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collector{s}, prometheus.NewGoCollector(), prometheus.NewProcessCollector(prometheus.ProcessCollectorOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]string{"status": "ok"})
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		if !s.ready.Load() {
+			answer(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "waiting": s.catalog.Waiting()})
+			return
+		}
+		answer(w, http.StatusOK, map[string]string{"status": "ready"})
+	})
+	mux.HandleFunc("GET /debug/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.nodes.list()) })
+	mux.HandleFunc("GET /debug/status", func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, http.StatusOK, map[string]any{"folder": s.folder.Load(), "registries": s.catalog.Statuses(), "totals": s.totals.Load(), "versions": s.versions()})
+	})
+	mux.HandleFunc("GET /debug/resources", func(w http.ResponseWriter, r *http.Request) {
+		found := map[string]json.RawMessage{}
+		for kind, t := range s.tables() {
+			if e := t.lookup(r.FormValue("name")); e != nil {
+				if m, err := e.any.UnmarshalNew(); err == nil {
+					if text, err := protojson.Marshal(m); err == nil {
+						found[kind] = text
+					}
+				}
+			}
+		}
+		code := http.StatusOK
+		if len(found) == 0 {
+			code = http.StatusNotFound
+		}
+		answer(w, code, found)
+	})
+	return mux
+}
+
+func answer(w http.ResponseWriter, code int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	_ = e.Encode(v) // the client has gone
+}
+
+func (s *Server) tables() map[string]*table {
+	return map[string]*table{"clusters": s.state.clusters, "endpoints": s.state.endpoints, "routes": s.state.routes, "dubbo": s.state.dubbo, "listeners": s.state.grpc}
+}
+
+// versions of everything by type: equal on instances that serve the same.
+func (s *Server) versions() map[string]string {
+	all := map[string]string{}
+	for kind, t := range s.tables() {
+		all[kind], _ = t.summary()
+	}
+	return all
+}
+
+func (t *table) lookup(name string) *entry {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.entries[name]
+}
+
+func (t *table) summary() (version string, resources int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.version(), len(t.entries)
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("meshferry_control_plane_"+name, help, labels, nil)
+}
+
+var (
+	readyDesc     = desc("ready", "1 once every registry has answered.")
+	nodesDesc     = desc("nodes", "Streams that are open.", "kind")
+	responsesDesc = desc("responses_total", "Responses that were sent.")
+	nacksDesc     = desc("nacks_total", "Responses that a node refused.")
+	resourcesDesc = desc("resources", "Resources that are served.", "type")
+	servicesDesc  = desc("services", "Services that the registries have.")
+	endpointsDesc = desc("endpoints", "Endpoints that the registries have.")
+	refusedDesc   = desc("services_refused", "Services without a host, because another one has it.")
+	changesDesc   = desc("registry_changes_total", "Changes of the registries that were served.")
+	folderDesc    = desc("folder_refused", "1 while the folder is wrong and the last good one is served.")
+	registryDesc  = desc("registry_connected", "1 while the registry can be read.", "registry")
+)
+
+// collector reads everything at a scrape.
+type collector struct{ s *Server }
+
+func (collector) Describe(chan<- *prometheus.Desc) {}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v int) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v))
+	}
+	flag := func(on bool) float64 {
+		if on {
+			return 1
+		}
+		return 0
+	}
+	gauge(readyDesc, flag(c.s.ready.Load()))
+	open, responses, nacks := c.s.nodes.totals()
+	for kind, n := range open {
+		gauge(nodesDesc, float64(n), kind)
+	}
+	counter(responsesDesc, responses)
+	counter(nacksDesc, nacks)
+	for kind, t := range c.s.tables() {
+		_, n := t.summary()
+		gauge(resourcesDesc, float64(n), kind)
+	}
+	totals := c.s.totals.Load()
+	gauge(servicesDesc, float64(totals.Services))
+	gauge(endpointsDesc, float64(totals.Endpoints))
+	gauge(refusedDesc, float64(len(totals.Refused)))
+	counter(changesDesc, totals.Changes)
+	gauge(folderDesc, flag(c.s.folder.Load().Refused != ""))
+	for _, r := range c.s.catalog.Statuses() {
+		gauge(registryDesc, flag(r.Registry.State == registry.Connected), r.Name)
+	}
+}

@@ -1,0 +1,256 @@
+package controlplane
+
+import (
+	"cmp"
+	"maps"
+	"slices"
+
+	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listener "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
+	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	fault "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
+	dubbo "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dubbo_proxy/v3"
+	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/meshferry/meshferry/controlplane/catalog"
+	"github.com/meshferry/meshferry/controlplane/istio"
+	"github.com/meshferry/meshferry/registry"
+)
+
+type (
+	virtualService  = istio.Object[*networking.VirtualService]
+	destinationRule = istio.Object[*networking.DestinationRule]
+)
+
+// Names of the route configurations that hold all services.
+const (
+	proxyRoutes = "http_proxy" // for agents, as istiod names it
+	dubboRoutes = "dubbo"      // for Envoy's dubbo_proxy
+)
+
+// service is one host with everything that is known of it.
+type service struct {
+	registry.Service // zero if only the folder knows the host
+	key, host        string
+	port             uint32
+	dns              bool
+	endpoints        []endpointOf
+}
+
+type endpointOf struct {
+	address  string
+	port     uint32
+	weight   uint32
+	locality catalog.Locality
+	has      func(labels map[string]string) bool
+}
+
+// rules is a folder by host.
+type rules struct {
+	virtual     map[string]*virtualService
+	destination map[string]*destinationRule
+	entries     map[string]*istio.Object[*networking.ServiceEntry]
+	workloads   []istio.Object[*networking.WorkloadEntry]
+}
+
+func index(c *istio.Config) *rules {
+	r := &rules{map[string]*virtualService{}, map[string]*destinationRule{}, map[string]*istio.Object[*networking.ServiceEntry]{}, c.WorkloadEntries}
+	for i := range c.VirtualServices {
+		for _, h := range c.VirtualServices[i].Spec.Hosts {
+			r.virtual[istio.Host(h)] = &c.VirtualServices[i]
+		}
+	}
+	for i := range c.DestinationRules {
+		r.destination[istio.Host(c.DestinationRules[i].Spec.Host)] = &c.DestinationRules[i]
+	}
+	for i := range c.ServiceEntries {
+		for _, h := range c.ServiceEntries[i].Spec.Hosts {
+			r.entries[istio.Host(h)] = &c.ServiceEntries[i]
+		}
+	}
+	return r
+}
+
+// service joins what the registries and the folder know of a host; nil when
+// nobody knows it. A ServiceEntry for a service of a registry adds endpoints.
+func (r *rules) service(host string, s *catalog.Service) *service {
+	e := r.entries[host]
+	if s == nil && e == nil {
+		return nil
+	}
+	out := &service{host: host, port: catalog.MeshPort}
+	seen := map[[2]any]bool{}
+	add := func(p endpointOf) {
+		if id := [2]any{p.address, p.port}; !seen[id] {
+			seen[id] = true
+			out.endpoints = append(out.endpoints, p)
+		}
+	}
+	if s != nil {
+		out.Service, out.key = s.Service, s.Key()
+		for _, p := range s.Endpoints {
+			add(endpointOf{p.Address, uint32(p.Port), uint32(p.Weight), p.Locality(), p.Has})
+		}
+	}
+	if e != nil {
+		port := e.Spec.Ports[0]
+		if s == nil {
+			out.port = port.Number
+			out.dns = e.Spec.Resolution == networking.ServiceEntry_DNS
+		}
+		list := e.Spec.Endpoints
+		if sel := e.Spec.WorkloadSelector; sel != nil {
+			for _, w := range r.workloads {
+				if w.Namespace == e.Namespace && contains(w.Spec.Labels, sel.Labels) {
+					list = append(slices.Clip(list), w.Spec)
+				}
+			}
+		}
+		for _, w := range list {
+			add(endpointOf{w.Address, cmp.Or(w.Ports[port.Name], port.TargetPort, port.Number), max(w.Weight, 1), locality(w.Locality),
+				func(want map[string]string) bool { return contains(w.Labels, want) }})
+		}
+		if out.dns && len(list) == 0 {
+			add(endpointOf{host, port.Number, 1, catalog.Locality{}, func(map[string]string) bool { return true }})
+		}
+	}
+	return out
+}
+
+func contains(have, want map[string]string) bool {
+	for k, v := range want {
+		if have[k] != v {
+			return false
+		}
+	}
+	return true
+}
+
+func locality(text string) catalog.Locality {
+	var l catalog.Locality
+	for i, part := range splitN(text, '/', 3) {
+		*[]*string{&l.Region, &l.Zone, &l.SubZone}[i] = part
+	}
+	return l
+}
+
+func splitN(s string, sep byte, n int) []string {
+	var list []string
+	for len(list) < n-1 {
+		i := slices.Index([]byte(s), sep)
+		if i < 0 {
+			break
+		}
+		list, s = append(list, s[:i]), s[i+1:]
+	}
+	return append(list, s)
+}
+
+// compiled is what one host gives.
+type compiled struct {
+	clusters, endpoints map[string]*entry
+	listener, routes    *entry // for gRPC clients, by name
+	virtual             *route.VirtualHost
+	dubbo               *dubbo.RouteConfiguration // nil for a host without an interface
+	version             string                    // of virtual and dubbo
+	port                uint32
+}
+
+func (r *rules) compile(s *service) *compiled {
+	rule, vs := r.destination[s.host], r.virtual[s.host]
+	clusters, sets := s.clusters(rule)
+	c := &compiled{clusters: map[string]*entry{}, endpoints: map[string]*entry{}, port: s.port}
+	for _, m := range clusters {
+		c.clusters[m.Name] = newEntry(m)
+	}
+	for _, m := range sets {
+		c.endpoints[m.ClusterName] = newEntry(m)
+	}
+	c.virtual = s.virtualHost(vs, r.destination, false)
+	c.routes = newEntry(&route.RouteConfiguration{Name: clusterName(s.port, "", s.host), VirtualHosts: []*route.VirtualHost{s.virtualHost(vs, r.destination, true)}})
+	c.listener = newEntry(grpcListener(s))
+	c.version = newEntry(c.virtual).version
+	if s.Interface != "" {
+		c.dubbo = s.dubboRoutes(vs, r.destination)
+		c.version += newEntry(c.dubbo).version
+	}
+	return c
+}
+
+func httpManager(routes, prefix string) *hcm.HttpConnectionManager {
+	return &hcm.HttpConnectionManager{
+		StatPrefix:     prefix,
+		RouteSpecifier: &hcm.HttpConnectionManager_Rds{Rds: &hcm.Rds{ConfigSource: ads(), RouteConfigName: routes}},
+		HttpFilters: []*hcm.HttpFilter{
+			{Name: "envoy.filters.http.fault", ConfigType: &hcm.HttpFilter_TypedConfig{TypedConfig: pack(&fault.HTTPFault{})}},
+			{Name: "envoy.filters.http.router", ConfigType: &hcm.HttpFilter_TypedConfig{TypedConfig: pack(&router.Router{})}},
+		},
+	}
+}
+
+func grpcListener(s *service) *listener.Listener {
+	return &listener.Listener{
+		Name:        s.host + ":" + itoa(s.port),
+		Address:     socket("0.0.0.0", s.port),
+		ApiListener: &listener.ApiListener{ApiListener: pack(httpManager(clusterName(s.port, "", s.host), ""))},
+	}
+}
+
+// agentListener is the one that istiod sends to a sidecar with HTTP_PROXY_PORT and
+// INTERCEPTION_MODE NONE.
+func agentListener(port uint32) *listener.Listener {
+	name := "127.0.0.1_" + itoa(port)
+	return filtered(name, port, "envoy.filters.network.http_connection_manager", httpManager(proxyRoutes, "outbound_"+name+";"))
+}
+
+// envoyListener takes dubbo2 calls, with routes of their own that change without
+// draining connections (DRDS).
+func envoyListener(port uint32) *listener.Listener {
+	return filtered("dubbo_"+itoa(port), port, "envoy.filters.network.dubbo_proxy", &dubbo.DubboProxy{
+		StatPrefix:     "dubbo_" + itoa(port),
+		RouteSpecifier: &dubbo.DubboProxy_Drds{Drds: &dubbo.Drds{ConfigSource: ads(), RouteConfigName: dubboRoutes}},
+		DubboFilters:   []*dubbo.DubboFilter{{Name: "envoy.filters.dubbo.router"}},
+	})
+}
+
+func filtered(name string, port uint32, filter string, config proto.Message) *listener.Listener {
+	return &listener.Listener{
+		Name: name, Address: socket("127.0.0.1", port), TrafficDirection: core.TrafficDirection_OUTBOUND,
+		FilterChains: []*listener.FilterChain{{Filters: []*listener.Filter{{Name: filter, ConfigType: &listener.Filter_TypedConfig{TypedConfig: pack(config)}}}}},
+	}
+}
+
+// allRoutes is the route configuration of agents.
+func allRoutes(all map[string]*compiled) *route.RouteConfiguration {
+	out := &route.RouteConfiguration{Name: proxyRoutes, ValidateClusters: wrapperspb.Bool(false), IgnorePortInHostMatching: true}
+	for _, host := range slices.Sorted(maps.Keys(all)) {
+		out.VirtualHosts = append(out.VirtualHosts, all[host].virtual)
+	}
+	return out
+}
+
+// allDubboRoutes is that of Envoy's dubbo_proxy. An empty group or version takes
+// any there and the first that fits wins, so those that name more come first.
+func allDubboRoutes(all map[string]*compiled) *dubbo.MultipleRouteConfiguration {
+	out := &dubbo.MultipleRouteConfiguration{Name: dubboRoutes}
+	for _, host := range slices.Sorted(maps.Keys(all)) {
+		if c := all[host].dubbo; c != nil && len(c.Routes) > 0 {
+			out.RouteConfig = append(out.RouteConfig, c)
+		}
+	}
+	named := func(c *dubbo.RouteConfiguration) (n int) {
+		if c.Group != "" {
+			n++
+		}
+		if c.Version != "" {
+			n++
+		}
+		return n
+	}
+	slices.SortStableFunc(out.RouteConfig, func(a, b *dubbo.RouteConfiguration) int { return cmp.Compare(named(b), named(a)) })
+	return out
+}

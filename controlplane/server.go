@@ -1,0 +1,236 @@
+package controlplane
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
+	xds "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+
+	"github.com/meshferry/meshferry/controlplane/catalog"
+	"github.com/meshferry/meshferry/controlplane/istio"
+)
+
+// Options of New.
+type Options struct {
+	Registries []catalog.Named // at least one, running
+	Folder     string          // of Istio's resources; empty: none
+	Poll       time.Duration   // between two looks into the folder; 0: 500 ms
+	Hold       time.Duration   // see catalog.Options
+	TLS        *TLS            // nil: plain text
+	Log        *slog.Logger
+}
+
+// Server is the control plane.
+type Server struct {
+	// immutable after New
+	o       Options
+	log     *slog.Logger
+	catalog *catalog.Catalog
+	state   *state
+	nodes   *nodes
+	tls     credentials.TransportCredentials
+
+	ready  atomic.Bool
+	folder atomic.Pointer[Folder]
+	totals atomic.Pointer[Totals]
+}
+
+// Folder is how the folder stands.
+type Folder struct {
+	Dir      string         `json:"dir"`
+	Files    int            `json:"files"`
+	Served   time.Time      `json:"served"`            // when what is served was read
+	Refused  string         `json:"refused,omitempty"` // why what is there now is not served
+	Warnings istio.Problems `json:"warnings,omitempty"`
+}
+
+// Totals are what is served.
+type Totals struct {
+	Services  int      `json:"services"`
+	Endpoints int      `json:"endpoints"`
+	Refused   []string `json:"refused,omitempty"` // services without a host
+	Changes   int      `json:"changes"`           // of the registries, since the start
+	Slowest   time.Duration
+}
+
+// New checks the options.
+func New(o Options) (*Server, error) {
+	o.Poll = cmp.Or(o.Poll, 500*time.Millisecond)
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	c, err := catalog.New(catalog.Options{Registries: o.Registries, Hold: o.Hold, Log: o.Log})
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{o: o, log: o.Log, catalog: c, state: newState()}
+	s.nodes = newNodes(s.ready.Load, o.Log)
+	s.folder.Store(&Folder{Dir: o.Folder})
+	s.totals.Store(&Totals{})
+	if o.TLS != nil {
+		if s.tls, err = ServerCredentials(*o.TLS, o.Log); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// Run serves xDS on one listener and the admin pages on another, which may be
+// nil, until ctx ends. It closes both. A folder that is wrong at the start is an
+// error, for there is no last good one.
+func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
+	files, config, err := s.read(nil)
+	if err != nil {
+		listen.Close()
+		if admin != nil {
+			admin.Close()
+		}
+		return err
+	}
+	s.state.setRules(config)
+	options := []grpc.ServerOption{
+		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	}
+	if s.tls != nil {
+		options = append(options, grpc.Creds(s.tls))
+	}
+	server := grpc.NewServer(options...)
+	g, ctx := errgroup.WithContext(ctx)
+	discovery.RegisterAggregatedDiscoveryServiceServer(server, xds.NewServer(ctx, s.state, s.nodes, sotw.WithOrderedADS()))
+	g.Go(func() error {
+		if err := server.Serve(listen); err != nil {
+			return fmt.Errorf("serve xDS: %w", err)
+		}
+		return nil
+	})
+	g.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
+	if admin != nil {
+		web := &http.Server{Handler: s.Admin(), ReadHeaderTimeout: 5 * time.Second}
+		g.Go(func() error {
+			if err := web.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
+				return fmt.Errorf("serve admin: %w", err)
+			}
+			return nil
+		})
+		g.Go(func() error { <-ctx.Done(); return web.Close() })
+	}
+	views := make(chan delivery)
+	g.Go(func() error {
+		return s.catalog.Run(ctx, func(v *catalog.View, changed []string) {
+			select {
+			case views <- delivery{v, changed}:
+			case <-ctx.Done():
+			}
+		})
+	})
+	g.Go(func() error { s.loop(ctx, files, views); return nil })
+	return g.Wait()
+}
+
+type delivery struct {
+	view    *catalog.View
+	changed []string
+}
+
+// loop owns the state: it takes what registries and folder say, one after the
+// other.
+func (s *Server) loop(ctx context.Context, files map[string][]byte, views <-chan delivery) {
+	tick := time.NewTicker(s.o.Poll)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case d := <-views:
+			start := time.Now()
+			n := s.state.setView(d.view, d.changed)
+			s.count(d.view, time.Since(start))
+			if !s.ready.Swap(true) {
+				s.log.Info("serving", "services", len(s.state.compiled))
+				continue
+			}
+			s.log.Info("registries changed", "hosts", len(d.changed), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes, "took", time.Since(start))
+		case <-tick.C:
+			if s.o.Folder == "" {
+				continue
+			}
+			next, config, err := s.read(files)
+			if next == nil {
+				if err != nil && s.folder.Load().Refused == "" {
+					s.log.Error("the folder cannot be read; what was read last is served", "err", err)
+					s.refuse(err)
+				}
+				continue
+			}
+			files = next
+			if err != nil {
+				s.log.Error("the folder is refused; the last good one is served", "err", err)
+				s.refuse(err)
+				continue
+			}
+			n := s.state.setRules(config)
+			s.log.Info("folder changed", "files", len(files), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes)
+		}
+	}
+}
+
+func (s *Server) refuse(err error) {
+	f := *s.folder.Load()
+	f.Refused = err.Error()
+	s.folder.Store(&f)
+}
+
+func (s *Server) count(v *catalog.View, took time.Duration) {
+	t := Totals{Services: len(v.Services), Changes: s.totals.Load().Changes + 1, Slowest: max(took, s.totals.Load().Slowest)}
+	for _, svc := range v.Services {
+		t.Endpoints += len(svc.Endpoints)
+	}
+	for _, c := range v.Refused {
+		t.Refused = append(t.Refused, c.Error())
+	}
+	if old := s.totals.Load().Refused; len(t.Refused) > len(old) {
+		s.log.Warn("services have no host in xDS, because others have it", "services", t.Refused)
+	}
+	s.totals.Store(&t)
+}
+
+// read reads the folder if it differs from what was read before; files are nil
+// if it does not or cannot be read. A folder that was refused is not parsed again
+// until it changes.
+func (s *Server) read(before map[string][]byte) (files map[string][]byte, c *istio.Config, err error) {
+	if s.o.Folder == "" {
+		return nil, &istio.Config{}, nil
+	}
+	files, err = ReadFolder(s.o.Folder)
+	if err != nil {
+		return nil, nil, err
+	}
+	if before != nil && same(before, files) {
+		return nil, nil, nil
+	}
+	c, problems := istio.Parse(files)
+	if err := problems.Err(); err != nil {
+		return files, nil, err
+	}
+	f := &Folder{Dir: s.o.Folder, Files: len(files), Served: time.Now(), Warnings: problems}
+	s.folder.Store(f)
+	for _, p := range problems {
+		s.log.Warn("in the folder", "problem", p.String())
+	}
+	return files, c, nil
+}
