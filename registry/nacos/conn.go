@@ -34,6 +34,7 @@ const (
 // Codes of Nacos. Source: com.alibaba.nacos.api.exception.NacosException.
 const (
 	codeNotFound     = 300 // of configurations
+	codeBeingWritten = 400 // of configurations: ConfigQueryResponse.CONFIG_QUERY_CONFLICT
 	codeUnregistered = 301
 	codeDenied       = 403
 )

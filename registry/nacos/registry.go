@@ -328,14 +328,24 @@ func (c *conn) list(ctx context.Context, namespace, group string, page, size int
 	return a, c.ask(ctx, rpc_request.NewServiceListRequest(namespace, "", group, page, size, ""), a)
 }
 
-// config reads a configuration; found is false if there is none.
+// config reads a configuration; found is false if there is none. While it is being
+// written the server does not give it; that is waited for.
 func (c *conn) config(ctx context.Context, namespace, group, dataID string) (content string, found bool, err error) {
-	a := &rpc_response.ConfigQueryResponse{Response: &rpc_response.Response{}}
-	err = c.ask(ctx, rpc_request.NewConfigQueryRequest(group, dataID, namespace), a)
-	if refused(err, codeNotFound) {
-		return "", false, nil
+	for wait := readAgain; ; wait *= 2 {
+		a := &rpc_response.ConfigQueryResponse{Response: &rpc_response.Response{}}
+		err = c.ask(ctx, rpc_request.NewConfigQueryRequest(group, dataID, namespace), a)
+		if refused(err, codeNotFound) {
+			return "", false, nil
+		}
+		if !refused(err, codeBeingWritten) || wait > requestWithin/4 {
+			return a.Content, err == nil, err
+		}
+		select {
+		case <-ctx.Done():
+			return "", false, err
+		case <-time.After(wait):
+		}
 	}
-	return a.Content, err == nil, err
 }
 
 // setConfig writes a configuration. With was it succeeds only if that is the
