@@ -189,14 +189,18 @@ type mesh struct {
 	done              chan error
 }
 
-func start(t testing.TB, o Options) *mesh {
+func start(t testing.TB, o Options) *mesh { return startWith(t, o, route.Options{}) }
+
+// startWith is start with rules.
+func startWith(t testing.TB, o Options, routes route.Options) *mesh {
 	t.Helper()
 	src := &source{updates: make(chan route.Update), wanted: make(chan string, 16)}
 	var applications []string
 	for _, x := range o.Extra {
 		applications = append(applications, x.Application)
 	}
-	router := route.New(route.Options{Sources: []route.Source{src}, Applications: applications})
+	routes.Sources, routes.Applications = []route.Source{src}, applications
+	router := route.New(routes)
 	listen := func() net.Listener {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

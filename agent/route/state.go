@@ -38,6 +38,7 @@ type clusterState struct {
 	overRequests, overPending, overRetries atomic.Int64
 	ejections                              atomic.Int64
 	changed                                atomic.Bool // somebody was ejected since the loop last looked
+	busy                                   atomic.Bool // somebody is ejected, or was not long ago
 
 	mu    sync.Mutex
 	hosts map[string]*host // guarded by mu; by address
@@ -135,6 +136,7 @@ func (s *clusterState) eject(h *host, why string, now time.Time) bool {
 	h.clear()
 	s.ejections.Add(1)
 	s.changed.Store(true)
+	s.busy.Store(true)
 	return true
 }
 
@@ -158,6 +160,9 @@ func orElse[T comparable](v, otherwise T) T {
 // the end of an interval. It tells whether somebody went or came since the last
 // sweep.
 func (s *clusterState) sweep(now time.Time) bool {
+	if !s.busy.Load() && (s.spec == nil || !s.spec.SuccessRate) { // only the loop writes spec
+		return false
+	}
 	changed := s.changed.Swap(false)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -187,12 +192,14 @@ func (s *clusterState) sweep(now time.Time) bool {
 		}
 	}
 	s.mu.Lock()
+	busy := false
 	for _, h := range s.hosts {
 		if !h.ejected.Load() && h.times > 0 && now.After(h.until.Add(interval)) {
 			h.times--
 		}
+		busy = busy || h.times > 0
 	}
-	s.changed.Store(false)
+	s.busy.Store(busy)
 	return changed
 }
 
