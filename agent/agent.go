@@ -11,6 +11,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -48,6 +49,7 @@ type Agent struct {
 	inbound   int // port
 	workloads *workload.Store
 	discovery *discovery.Source
+	rules     route.RuleSource // nil: no control plane is configured
 	router    *route.Router
 	proxy     *proxy.Proxy
 	api       *api.Server
@@ -120,14 +122,18 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	if err := a.openRegistries(cfg); err != nil {
 		return nil, err
 	}
-	a.router = route.New(route.Options{
+	routes := route.Options{
 		Sources: []route.Source{a.discovery},
 		Inbound: a.advertised(cfg),
 		Policy:  func(s registry.Service) string { return a.config.Load().LoadBalance(s) },
 		Log:     log.With("part", "route"),
 
 		Applications: a.listeners.withOwnPort(),
-	})
+	}
+	if a.rules != nil {
+		routes.Rules, routes.Host, routes.Routing = a.rules, rewrite.Host, a.routing
+	}
+	a.router = route.New(routes)
 	a.proxy, err = proxy.New(proxy.Options{
 		Router:        a.router,
 		Outbound:      []net.Listener{a.listeners.outbound},
@@ -319,6 +325,13 @@ func (a *Agent) announce() {
 	for _, w := range cfg.Warnings {
 		a.log.Warn(w)
 	}
+	if a.rules == nil {
+		for _, s := range cfg.Services {
+			if s.Routing != "" && s.Routing != string(route.FromRegistry) {
+				a.log.Warn("services.routing names xds, and there is no xDS server: the registries decide", "match", s.Match)
+			}
+		}
+	}
 	if ip, err := netip.ParseAddr(cfg.Address); err == nil && !ours(ip) {
 		a.log.Warn("the advertised address is none of this machine's: others reach this agent only if something forwards to it", "address", cfg.Address)
 	}
@@ -493,6 +506,11 @@ func localOf(p workload.Publication, host string) (route.Local, bool) {
 		Address: p.Address, Application: u.Param("application"), Workload: p.Workload, Protocol: p.Protocol,
 		Service: p.Service, Path: p.Path, URL: u, Readonly: !p.Live,
 	}, true
+}
+
+// routing is who decides about calls of a service, where there are rules.
+func (a *Agent) routing(s registry.Service) route.Routing {
+	return route.Routing(cmp.Or(a.config.Load().Routing(s), string(route.FromXDSThenRegistry)))
 }
 
 // notReady lists why this agent should get no new work. The listeners are open

@@ -5,7 +5,8 @@
 //   - A scrape takes no lock that a call needs, and its cost grows with the number
 //     of services, not of calls.
 //   - Metric names begin with meshferry_ and use the words of DESIGN §10; labels
-//     are direction, service, reason, registry and state, never a peer or a call.
+//     are direction, service, reason, registry, state, and, of rules, route and
+//     cluster; never a peer or a call.
 package admin
 
 import (
@@ -40,6 +41,8 @@ type Options struct {
 // Routes is what is read of a *route.Router.
 type Routes interface {
 	EachStats(f func(direction string, s registry.Service, st *route.Stats))
+	EachCluster(f func(route.ClusterStats))
+	EachRoute(f func(s registry.Service, name string, st *route.RouteStats))
 }
 
 // Registry is one registry and the loop that keeps it.

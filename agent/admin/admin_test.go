@@ -28,6 +28,17 @@ func (r routes) EachStats(f func(string, registry.Service, *route.Stats)) {
 	f(route.Outbound, registry.Service{Group: "g1", Interface: "com.a.Foo", Version: "1.0"}, r.stats)
 }
 
+func (r routes) EachCluster(f func(route.ClusterStats)) {
+	f(route.ClusterStats{Name: "outbound|20882|blue|com.a.foo", Endpoints: 3, Ejected: 1, Ejections: 2, OverRequests: 4})
+}
+
+func (r routes) EachRoute(f func(registry.Service, string, *route.RouteStats)) {
+	var st route.RouteStats
+	st.Calls.Add(9)
+	st.Retried.Add(2)
+	f(registry.Service{Interface: "com.a.Foo"}, "canary", &st)
+}
+
 func options() (Options, *route.Stats, *[]string) {
 	var view watch.Value[workload.View]
 	view.Store(&workload.View{
@@ -97,6 +108,12 @@ func TestMetrics(t *testing.T) {
 		`meshferry_registry_protected_interfaces{registry="main"} 1`,
 		`meshferry_publications{reason="",registry="main",state="published"} 1`,
 		`meshferry_publications{reason="conflict",registry="main",state="pending"} 1`,
+		`meshferry_route_requests_total{route="canary",service="com.a.Foo"} 9`,
+		`meshferry_route_events_total{event="retry",route="canary",service="com.a.Foo"} 2`,
+		`meshferry_cluster_endpoints{cluster="outbound|20882|blue|com.a.foo"} 3`,
+		`meshferry_cluster_ejected_endpoints{cluster="outbound|20882|blue|com.a.foo"} 1`,
+		`meshferry_cluster_ejections_total{cluster="outbound|20882|blue|com.a.foo"} 2`,
+		`meshferry_cluster_overflow_total{cluster="outbound|20882|blue|com.a.foo",limit="requests"} 4`,
 		`meshferry_workloads 2`,
 		`meshferry_publications_live 1`,
 		`meshferry_subscriptions 1`,

@@ -35,6 +35,15 @@ var (
 	callbacks        = desc("callbacks_total", "Requests of providers to their consumers, passed on.")
 	callbacksRefused = desc("callbacks_refused_total", "Requests of providers on connections that several consumers share.")
 
+	routed      = desc("route_requests_total", "Calls that matched a route of rules.", "service", "route")
+	routeEvents = desc("route_events_total", "What a route did to calls: retry, retry_limited, delay, abort, mirror, missing_cluster.", "service", "route", "event")
+	members     = desc("cluster_endpoints", "Endpoints of a cluster of rules.", "cluster")
+	outNow      = desc("cluster_ejected_endpoints", "Of these: ejected now.", "cluster")
+	ejections   = desc("cluster_ejections_total", "Endpoints ejected by outlier detection.", "cluster")
+	overflow    = desc("cluster_overflow_total", "Calls and retries that a circuit breaker kept out.", "cluster", "limit")
+	unchanged   = desc("unchanged_attachments_total", "Calls whose attachments a route wanted changed and that went on as they came: their form forbids it.")
+	mirrorDrops = desc("mirrors_dropped_total", "Copies for a mirror that were not sent.")
+
 	connected = desc("registry_connected", "1 while the session with the registry is up.", "registry")
 	stateAge  = desc("registry_state_age_seconds", "How long the connection has been as it is.", "registry", "state")
 	inSync    = desc("registry_in_sync", "1 while the registry holds everything that this agent wants.", "registry")
@@ -90,6 +99,31 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstHistogram(duration, uint64(count), sum.Seconds(), upTo, direction, service)
 	})
 
+	c.o.Routes.EachRoute(func(s registry.Service, name string, st *route.RouteStats) {
+		service := s.Key()
+		counter(routed, st.Calls.Load(), service, name)
+		for event, n := range map[string]int64{
+			"retry": st.Retried.Load(), "retry_limited": st.Limited.Load(), "delay": st.Delayed.Load(), "abort": st.Aborted.Load(),
+			"mirror": st.Copied.Load(), "missing_cluster": st.Missing.Load(),
+		} {
+			if n > 0 {
+				counter(routeEvents, n, service, name, event)
+			}
+		}
+	})
+	c.o.Routes.EachCluster(func(cl route.ClusterStats) {
+		gauge(members, float64(cl.Endpoints), cl.Name)
+		gauge(outNow, float64(cl.Ejected), cl.Name)
+		if cl.Ejections > 0 {
+			counter(ejections, cl.Ejections, cl.Name)
+		}
+		for limit, n := range map[string]int64{"requests": cl.OverRequests, "pending": cl.OverPending, "retries": cl.OverRetries} {
+			if n > 0 {
+				counter(overflow, n, cl.Name, limit)
+			}
+		}
+	})
+
 	n := c.o.Counters()
 	for direction, v := range n.Downstream {
 		gauge(downstream, float64(v), direction)
@@ -104,6 +138,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	counter(unreadable, n.Unreadable)
 	counter(retries, n.Retries)
 	counter(dialFailures, n.DialFailures)
+	counter(unchanged, n.Unchanged)
+	counter(mirrorDrops, n.MirrorsDropped)
 	counter(unknownCallers, n.UnknownCallers)
 	counter(callbacks, n.Callbacks)
 	counter(callbacksRefused, n.CallbacksRefused)

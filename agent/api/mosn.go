@@ -120,7 +120,7 @@ func (s *Server) mosnSubscribe(c *gin.Context, r mosnRequest) error {
 	if _, err := s.o.Workloads.Subscribe(c.Request.Context(), sub); err != nil {
 		return err
 	}
-	s.awaitSet(c, sub.Service.Interface)
+	s.awaitSet(c, sub.Service)
 	return nil
 }
 

@@ -73,6 +73,8 @@ type Routes interface {
 	Snapshot() *route.Snapshot
 	Changes() *watch.Value[route.Snapshot]
 	Await(ctx context.Context, iface string) bool
+	AwaitService(ctx context.Context, s registry.Service) bool
+	Unsupported() []string
 	Explain(q route.Query) route.Explanation
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/getkin/kin-openapi/routers/legacy"
 
 	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/registry"
 )
 
 const greet = "dubbo://10.0.0.5:20880/org.example.Greet?application=shop&group=g1&interface=org.example.Greet&methods=hello&version=1.0.0"
@@ -346,6 +347,10 @@ type lookedFor struct {
 func (l lookedFor) Await(_ context.Context, iface string) bool {
 	l.found(iface)
 	return true
+}
+
+func (l lookedFor) AwaitService(ctx context.Context, s registry.Service) bool {
+	return l.Await(ctx, s.Interface)
 }
 
 // TestViewsLookForIt: what nobody asked for yet is looked for, as for a call; the

@@ -4,12 +4,14 @@ import (
 	"context"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/gin-gonic/gin"
 
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/agent/workload"
+	"github.com/meshferry/meshferry/registry"
 )
 
 // UnsubscribeReply answers unsubscribe.
@@ -35,20 +37,24 @@ func (s *Server) subscribe(c *gin.Context) {
 		return
 	}
 	if slices.Contains(sub.Categories, "providers") {
-		s.awaitSet(c, sub.Service.Interface)
+		s.awaitSet(c, sub.Service)
 	}
 	c.PureJSON(http.StatusOK, s.document(sub))
 }
 
 // awaitSet gives the sources a short time to find the interface, so that the
 // first answer is seldom "waiting".
-func (s *Server) awaitSet(c *gin.Context, iface string) {
+func (s *Server) awaitSet(c *gin.Context, service registry.Service) {
 	if !s.hold(c) {
 		return
 	}
 	ctx, cancel := context.WithTimeout(c.Request.Context(), s.o.FirstSet)
 	defer cancel()
-	s.o.Routes.Await(ctx, iface)
+	if strings.ContainsAny(service.Group+service.Version, "*,") {
+		s.o.Routes.Await(ctx, service.Interface)
+		return
+	}
+	s.o.Routes.AwaitService(ctx, service)
 }
 
 func (s *Server) unsubscribe(c *gin.Context) {

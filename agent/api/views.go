@@ -98,6 +98,9 @@ func (s *Server) status(c *gin.Context) {
 	if view.DiskError != "" {
 		st.Warnings = append(st.Warnings, "the state is not on disk: "+view.DiskError)
 	}
+	for _, text := range s.o.Routes.Unsupported() {
+		st.Warnings = append(st.Warnings, "rules: "+text)
+	}
 	c.PureJSON(http.StatusOK, st)
 }
 
@@ -264,7 +267,7 @@ func (s *Server) explain(c *gin.Context) {
 func (s *Server) explanation(c *gin.Context, q route.Query) Explanation {
 	var e Explanation
 	if q.Direction == route.Outbound {
-		s.awaitSet(c, q.Service.Interface)
+		s.awaitSet(c, q.Service)
 		e.Registries = s.registryStates(time.Now())
 	}
 	e.Explanation = s.o.Routes.Explain(q)

@@ -47,6 +47,7 @@ type Listeners struct {
 type Service struct {
 	Match       string
 	Publish     string // "mesh", "direct", "both", "off"; empty: not said here
+	Routing     string // "registry", "xds", "xds-then-registry"; empty: not said here
 	LoadBalance string // "random", "roundrobin", "leastactive"; empty: not said here
 }
 
@@ -174,6 +175,17 @@ func (c Config) PublishMode(s registry.Service) string {
 		}
 	}
 	return "mesh"
+}
+
+// Routing is which source decides about calls of a service as Services say, or the
+// empty string.
+func (c Config) Routing(s registry.Service) string {
+	for _, rule := range c.Services {
+		if rule.Routing != "" && rule.matches(s) {
+			return rule.Routing
+		}
+	}
+	return ""
 }
 
 // LoadBalance is the load balancing that Services name, or the empty string.

@@ -111,6 +111,8 @@ func TestManual(t *testing.T) {
 	}
 	delete(known, "routing")
 	delete(known, "loadbalance")
+	delete(known, "source")
+	known["routing.source"] = ""
 	known["routing.loadbalance"] = ""
 	same(t, "services[]", first(tables["key of `services[]`"]), known)
 

@@ -258,20 +258,21 @@ func TestServices(t *testing.T) {
 services:
 - {match: "g1/com.a.Foo:1.0.0", publish: direct}
 - {match: "com.a.*", routing: {loadbalance: roundrobin}}
-- {match: "*.Foo", publish: off, routing: {loadbalance: random}}
+- {match: "*.Foo", publish: off, routing: {source: xds-then-registry, loadbalance: random}}
+- {match: "com.b.*", routing: xds}
 `, nil, nil)
 	for key, want := range map[string]string{
-		"g1/com.a.Foo:1.0.0": "direct roundrobin",
-		"g1/com.a.Foo:2.0.0": "off roundrobin",
-		"com.b.Foo":          "off random",
-		"com.a.Bar":          "mesh roundrobin",
-		"com.b.Bar":          "mesh ",
+		"g1/com.a.Foo:1.0.0": "direct roundrobin xds-then-registry",
+		"g1/com.a.Foo:2.0.0": "off roundrobin xds-then-registry",
+		"com.b.Foo":          "off random xds-then-registry",
+		"com.a.Bar":          "mesh roundrobin ",
+		"com.b.Bar":          "mesh  xds",
 	} {
 		s, err := registry.ParseService(key)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := c.PublishMode(s) + " " + c.LoadBalance(s); got != want {
+		if got := c.PublishMode(s) + " " + c.LoadBalance(s) + " " + c.Routing(s); got != want {
 			t.Errorf("%s: %q, want %q", key, got, want)
 		}
 	}

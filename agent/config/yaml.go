@@ -258,7 +258,15 @@ func (y yamlReader) service(n *yaml.Node) {
 				return err
 			})
 		case "routing":
-			y.fields(v, full, map[string]func(string) error{"loadbalance": func(text string) (err error) {
+			source := func(text string) (err error) {
+				s.Routing, err = choice("registry", "xds", "xds-then-registry")(text)
+				return err
+			}
+			if v.Kind == yaml.ScalarNode {
+				y.value(v, full, source)
+				return
+			}
+			y.fields(v, full, map[string]func(string) error{"source": source, "loadbalance": func(text string) (err error) {
 				s.LoadBalance, err = choice("random", "roundrobin", "leastactive")(text)
 				return err
 			}})

@@ -15,7 +15,7 @@ func (m *mesh) subscribe(t *testing.T, callers ...route.Caller) {
 	m.router.SetCallers(callers)
 	m.await(t, func(s *route.Snapshot) bool {
 		v := s.Outbound.Lookup([]byte(foo), nil)
-		return v != nil && v.Only() != nil && v.Only().NeedsCaller() == (len(callers) > 1)
+		return v != nil && v.Only() != nil && v.Only().NeedsCaller() == (len(callers) > 1) && v.Only().Timeout("", nil) > 0
 	})
 }
 

@@ -22,6 +22,9 @@ type Counters struct {
 	Retries              int64            // calls sent to another endpoint because the first had not executed them
 	Unreadable           int64            // requests whose serialization could not be read
 	DialFailures         int64
+	Unchanged            int64 // requests whose attachments could not be changed as a route wants
+	Mirrored             int64 // copies of calls
+	MirrorsDropped       int64 // copies that were not sent
 	UnknownCallers       int64 // local connections whose application was looked for and not found
 }
 
@@ -40,6 +43,9 @@ func (p *Proxy) Counters() Counters {
 		Retries:          c.retries.Load(),
 		Unreadable:       c.unreadable.Load(),
 		DialFailures:     c.dialFailed.Load(),
+		Unchanged:        c.unchanged.Load(),
+		Mirrored:         c.mirrored.Load(),
+		MirrorsDropped:   c.mirrorsDropped.Load(),
 		UnknownCallers:   c.unknownCallers.Load(),
 	}
 	for _, d := range p.extra {

@@ -146,7 +146,7 @@ type changes struct {
 // compile makes the next snapshot of what changed since the last one, or returns
 // nil when nothing did.
 func (c *compiler) compile(now time.Time) (*Snapshot, []changes) {
-	if len(c.dirty) == 0 && len(c.rerouted) == 0 && len(c.rules.changed) == 0 && len(c.rules.due) == 0 && !c.anew {
+	if len(c.dirty) == 0 && len(c.rerouted) == 0 && len(c.rules.changed) == 0 && len(c.rules.due) == 0 && !c.rules.flaws && !c.anew {
 		return nil, nil
 	}
 	c.now = now

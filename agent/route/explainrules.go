@@ -140,6 +140,7 @@ func (x *Explanation) split(r *Route, now time.Time) {
 	for _, i := range r.there {
 		total += float64(r.split[i].Weight)
 	}
+	most := 0.0
 	for i := range r.RouteRule.Clusters {
 		w := &r.RouteRule.Clusters[i]
 		one := Split{Cluster: w.Cluster, Weight: w.Weight}
@@ -165,12 +166,11 @@ func (x *Explanation) split(r *Route, now time.Time) {
 			x.Rules.Unsupported = append(x.Rules.Unsupported, cl.spec.Unsupported...)
 			usable := x.ruledCandidates(cl, b, one.Share, now)
 			one.Filters = append(one.Filters, Filter{"reachable", usable})
-			x.Policy, x.PolicyWhy = cl.Policy.String(), cl.policyWhy
 			if usable > 0 && one.Share > 0 {
 				x.Routed = true
 			}
-			if x.Cluster == "" || one.Share > x.Rules.Clusters[0].Share {
-				x.Cluster = cl.Name
+			if x.Cluster == "" || one.Share > most {
+				x.Cluster, x.Policy, x.PolicyWhy, most = cl.Name, cl.Policy.String(), cl.policyWhy, one.Share
 			}
 		}
 		for _, change := range w.Attachments.texts() {

@@ -130,6 +130,11 @@ func (r *Router) loop(ctx context.Context) {
 		if next == nil {
 			continue
 		}
+		for _, line := range next.unsupported {
+			if _, said := slices.BinarySearch(r.Snapshot().unsupported, line); !said {
+				r.log.Warn("a rule cannot be honoured", "rule", line)
+			}
+		}
 		r.current.Store(next)
 		if set, changed := r.c.rules.wants(); changed && r.o.Rules != nil {
 			r.o.Rules.SetServices(set)
@@ -235,6 +240,9 @@ func replace[T any](ch chan T, v T) {
 
 // Snapshot is the current snapshot, never nil: one atomic load.
 func (r *Router) Snapshot() *Snapshot { return r.current.Load() }
+
+// Unsupported lists what rules say and the agent cannot do, sorted.
+func (r *Router) Unsupported() []string { return r.Snapshot().unsupported }
 
 // Changes is the current snapshot, to wait for the next one.
 func (r *Router) Changes() *watch.Value[Snapshot] { return &r.current }

@@ -5,8 +5,6 @@ import (
 	"sort"
 	"sync/atomic"
 	"time"
-
-	"github.com/meshferry/meshferry/registry"
 )
 
 // Routes is what rules say about one service. Its methods may be called from any
@@ -63,6 +61,7 @@ type Route struct {
 	*RouteRule
 	Stats *RouteStats // survives snapshots
 
+	label   string
 	when    *conditions
 	split   []destination // those with weight
 	upTo    []uint64      // sums of weights up to and with each of split
@@ -209,8 +208,8 @@ func (r *Route) HashesAttachments() bool {
 
 // newRoute makes a rule ready. clusters gives the cluster of a name, nil if it is
 // missing.
-func newRoute(rule *RouteRule, when *conditions, stats *RouteStats, clusters func(name string) *Cluster) *Route {
-	r := &Route{RouteRule: rule, when: when, Stats: stats}
+func newRoute(rule *RouteRule, label string, when *conditions, stats *RouteStats, clusters func(name string) *Cluster) *Route {
+	r := &Route{RouteRule: rule, label: label, when: when, Stats: stats}
 	for i := range rule.Clusters {
 		w := &rule.Clusters[i]
 		if w.Weight == 0 {
@@ -253,12 +252,4 @@ func (s *RouteSpec) clusterNames(yield func(name string, needed bool) bool) {
 			}
 		}
 	}
-}
-
-// routeKey names the statistics of a route.
-type routeKey struct {
-	service registry.Service
-	spec    string
-	index   int
-	name    string
 }

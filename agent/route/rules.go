@@ -39,7 +39,9 @@ type ruleState struct {
 	hosts       map[string][]*RouteSpec // by host, sorted by name
 	patterns    []*RouteSpec            // with Services, sorted
 	clusters    map[string]*ruleCluster
-	unsupported map[string][]string
+	unsupported map[string][]string // of the source as a whole
+	flawed      map[string][]string // by spec or cluster: what of it cannot be honoured
+	flaws       bool                // one of both changed
 
 	services map[registry.Service]*ruled               // whose routing asks for rules
 	byHost   map[string]map[registry.Service]bool      // of services
@@ -83,7 +85,7 @@ type ruleCluster struct {
 func newRuleState(o Options) *ruleState {
 	return &ruleState{
 		host: o.Host, routing: o.Routing, wake: func() {},
-		specs: map[string]*RouteSpec{}, hosts: map[string][]*RouteSpec{}, clusters: map[string]*ruleCluster{}, unsupported: map[string][]string{},
+		specs: map[string]*RouteSpec{}, hosts: map[string][]*RouteSpec{}, clusters: map[string]*ruleCluster{}, unsupported: map[string][]string{}, flawed: map[string][]string{},
 		services: map[registry.Service]*ruled{}, byHost: map[string]map[registry.Service]bool{}, byIface: map[string][]registry.Service{},
 		users: map[string]map[registry.Service]struct{}{}, asked: map[string]map[registry.Service]time.Time{},
 		changed: map[string]bool{}, due: map[registry.Service]bool{}, waits: map[registry.Service]bool{},
@@ -109,7 +111,7 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 		}
 	}
 	if u.Unsupported != nil {
-		x.unsupported = u.Unsupported
+		x.unsupported, x.flaws = u.Unsupported, true
 	}
 	for name, spec := range u.Clusters {
 		c := x.cluster(name)
@@ -117,8 +119,10 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 		switch {
 		case spec != nil:
 			c.spec, c.removed = spec, time.Time{}
+			x.flaw("cluster "+name, spec.Unsupported)
 		case c.spec != nil && c.removed.IsZero():
 			c.removed = now
+			x.flaw("cluster "+name, nil)
 		}
 	}
 	for name, set := range u.Endpoints {
@@ -146,6 +150,7 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 			}
 			delete(x.specs, name)
 		}
+		x.flaw("virtual host "+name, spec.flaws())
 		if spec == nil {
 			continue
 		}
@@ -169,6 +174,55 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 			x.due[s] = true
 		}
 	}
+}
+
+// flaw notes what of a resource cannot be honoured.
+func (x *ruleState) flaw(of string, lines []string) {
+	if len(lines) == 0 && len(x.flawed[of]) == 0 {
+		return
+	}
+	x.flaws = true
+	if x.flawed[of] = lines; len(lines) == 0 {
+		delete(x.flawed, of)
+	}
+}
+
+// flaws lists what of a spec cannot be honoured, that of its routes too.
+func (s *RouteSpec) flaws() []string {
+	if s == nil {
+		return nil
+	}
+	lines := slices.Clone(s.Unsupported)
+	for i := range s.Routes {
+		rule := &s.Routes[i]
+		for _, u := range rule.Unsupported {
+			lines = append(lines, "route "+rule.label(i)+": "+u)
+		}
+		if _, err := newConditions(rule.Match, registry.Service{}); err != nil {
+			lines = append(lines, "route "+rule.label(i)+" is passed over: "+err.Error())
+		}
+	}
+	return lines
+}
+
+// mostFlaws bounds what status lists.
+const mostFlaws = 100
+
+// allFlaws lists what cannot be honoured, sorted.
+func (x *ruleState) allFlaws() []string {
+	var list []string
+	for _, m := range [...]map[string][]string{x.unsupported, x.flawed} {
+		for of, lines := range m {
+			for _, line := range lines {
+				list = append(list, of+": "+line)
+			}
+		}
+	}
+	slices.Sort(list)
+	if more := len(list) - mostFlaws; more > 0 {
+		list = append(list[:mostFlaws], fmt.Sprintf("… and %d more", more))
+	}
+	return list
 }
 
 func (x *ruleState) cluster(name string) *ruleCluster {
@@ -314,6 +368,10 @@ func (c *compiler) settle(next *Snapshot) {
 		}
 		clear(x.changed)
 		next.clusters = clusters.index
+	}
+	if x.flaws {
+		x.flaws = false
+		next.unsupported = x.allFlaws()
 	}
 	for s := range x.due {
 		c.rerouted[s.Interface] = true
@@ -490,7 +548,7 @@ func (c *compiler) newRoutes(r *ruled, spec *RouteSpec, entry *Cluster) *Routes 
 	for i := range spec.Routes {
 		if when := r.conditions[i]; when != nil && !when.never {
 			rule := &spec.Routes[i]
-			routes.list = append(routes.list, newRoute(rule, when, r.stats[rule.label(i)], view))
+			routes.list = append(routes.list, newRoute(rule, rule.label(i), when, r.stats[rule.label(i)], view))
 		}
 	}
 	return routes

@@ -15,6 +15,7 @@ type Snapshot struct {
 
 	interfaces   index[*ifaceSet]
 	clusters     index[*Cluster] // of rules, by name; each as it is without a service
+	unsupported  []string        // what rules say that cannot be honoured, sorted
 	inbound      *localSet
 	applications map[string]*Table
 }

@@ -72,8 +72,11 @@ type explanation struct {
 	Direction, Service, Method, State, Reason, Policy, PolicyWhy, Timeout, TimeoutWhy string
 
 	Routed, Dedicated bool
-	Groups            []string
-	Callers           []struct {
+
+	Routing, Source, Choice string
+	Rules                   *ruled
+	Groups                  []string
+	Callers                 []struct {
 		Application, Timeout string
 		Processes            []int
 	}
@@ -94,7 +97,7 @@ func (e explanation) print(p *printer) {
 	for _, g := range e.Groups {
 		groups = append(groups, cmp.Or(g, "(none)"))
 	}
-	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason, "registries", e.Registries.String(),
+	p.facts("service", e.Service, "method", e.Method, "direction", e.Direction, "state", e.State, "routed", routed, "reason", e.Reason, "decided by", because(e.Source, e.Routing), "choice", e.Choice, "registries", e.Registries.String(),
 		"groups", strings.Join(groups, ", "), "load balancing", because(e.Policy, e.PolicyWhy), "time-out", because(e.Timeout, e.TimeoutWhy), "connections", dedicated)
 	var callers [][]string
 	for _, c := range e.Callers {
@@ -108,8 +111,45 @@ func (e explanation) print(p *printer) {
 		p.line("")
 		p.table([]string{"CALLER", "TIME-OUT", "KNOWN BY"}, callers)
 	}
+	if e.Rules != nil {
+		e.Rules.print(p)
+	}
 	p.line("")
 	candidates(p, e.Candidates)
+}
+
+// ruled is what rules say about the call.
+type ruled struct {
+	VirtualHost, Route, Origin, Timeout, Retry, Fault, DirectResponse string
+
+	Match, PassedOver, Mirrors, Attachments, Unsupported []string
+	Clusters                                             []struct {
+		Cluster, Origin, Reason, Limits string
+		Weight                          int
+		Share                           float64
+		Filters                         []struct {
+			Name string
+			Left int
+		}
+	}
+}
+
+func (r *ruled) print(p *printer) {
+	p.facts("virtual host", r.VirtualHost, "route", r.Route, "written by", r.Origin, "matches", strings.Join(r.Match, "; "), "passed over", strings.Join(r.PassedOver, "; "),
+		"route time-out", r.Timeout, "retries", r.Retry, "fault", r.Fault, "mirrors", strings.Join(r.Mirrors, ", "), "attachments", strings.Join(r.Attachments, "; "),
+		"answer", r.DirectResponse, "not honoured", strings.Join(r.Unsupported, "; "))
+	var rows [][]string
+	for _, c := range r.Clusters {
+		var left []string
+		for _, f := range c.Filters {
+			left = append(left, fmt.Sprintf("%d %s", f.Left, f.Name))
+		}
+		rows = append(rows, []string{c.Cluster, fmt.Sprint(c.Weight), fmt.Sprintf("%.1f%%", 100*c.Share), strings.Join(left, " → "), c.Limits, c.Origin, c.Reason})
+	}
+	if len(rows) > 0 {
+		p.line("")
+		p.table([]string{"CLUSTER", "WEIGHT", "SHARE", "ENDPOINTS", "LIMITS", "WRITTEN BY", "REASON"}, rows)
+	}
 }
 
 func because(what, why string) string {

@@ -1,0 +1,60 @@
+package route
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/meshferry/meshferry/registry"
+)
+
+// ClusterStats is a reading of one cluster of rules. Counts only grow.
+type ClusterStats struct {
+	Name                                   string
+	Endpoints, Ejected                     int   // now
+	InFlight                               int64 // now
+	Ejections                              int64
+	OverRequests, OverPending, OverRetries int64 // kept out by circuit breakers
+}
+
+// EachCluster calls f for each cluster of rules, sorted by name.
+func (r *Router) EachCluster(f func(ClusterStats)) {
+	var list []*Cluster
+	for _, cl := range r.Snapshot().clusters.all {
+		list = append(list, cl)
+	}
+	slices.SortFunc(list, func(a, b *Cluster) int { return cmp.Compare(a.Name, b.Name) })
+	for _, cl := range list {
+		s := cl.state
+		out := ClusterStats{
+			Name: cl.Name, Endpoints: len(cl.Endpoints), InFlight: s.inFlight.Load(), Ejections: s.ejections.Load(),
+			OverRequests: s.overRequests.Load(), OverPending: s.overPending.Load(), OverRetries: s.overRetries.Load(),
+		}
+		for _, e := range cl.Endpoints {
+			if e.host.ejected.Load() {
+				out.Ejected++
+			}
+		}
+		f(out)
+	}
+}
+
+// EachRoute calls f for each route of each service that rules decide about, sorted
+// by service; name is the route's, or its place among the routes: "#2".
+func (r *Router) EachRoute(f func(s registry.Service, name string, st *RouteStats)) {
+	seen := map[registry.Service]*Routes{}
+	for cl := range r.Snapshot().Outbound.clusters {
+		if cl.routes != nil && cl.routes.spec != nil {
+			seen[cl.Service] = cl.routes
+		}
+	}
+	var services []registry.Service
+	for s := range seen {
+		services = append(services, s)
+	}
+	slices.SortFunc(services, compareServices)
+	for _, s := range services {
+		for _, route := range seen[s].list {
+			f(s, route.label, route.Stats)
+		}
+	}
+}
