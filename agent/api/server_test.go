@@ -14,6 +14,7 @@ import (
 	"github.com/getkin/kin-openapi/routers/legacy"
 
 	"github.com/meshferry/meshferry/agent/route"
+	"github.com/meshferry/meshferry/agent/watch"
 	"github.com/meshferry/meshferry/registry"
 )
 
@@ -370,5 +371,53 @@ func TestViewsLookForIt(t *testing.T) {
 	w.call(t, "GET", "/v1/explain?service=a.Three&direction=inbound", "").into(t, &in)
 	if _, known := w.server.o.Routes.Snapshot().Interface("a.Three"); known || in.Registries != nil {
 		t.Errorf("inbound looks into registries: %+v", in)
+	}
+}
+
+// ruledRoutes are routes whose rules lead somewhere.
+type ruledRoutes struct {
+	Routes
+	router *route.Router
+}
+
+func (r ruledRoutes) Snapshot() *route.Snapshot             { return r.router.Snapshot() }
+func (r ruledRoutes) Changes() *watch.Value[route.Snapshot] { return r.router.Changes() }
+
+// rulesOnce is a source of rules that says one thing.
+type rulesOnce route.RuleUpdate
+
+func (r rulesOnce) Run(ctx context.Context, ch chan<- route.RuleUpdate) error {
+	ch <- route.RuleUpdate(r)
+	<-ctx.Done()
+	return nil
+}
+
+func (rulesOnce) SetServices([]registry.Service) {}
+
+// TestSubscribeRuled: a consumer of a service that rules alone know is sent to the
+// outbound listener, and gets the endpoints for the time without an agent.
+func TestSubscribeRuled(t *testing.T) {
+	router := route.New(route.Options{
+		Rules: rulesOnce{Source: "xds", Synced: true,
+			Routes:    map[string]*route.RouteSpec{"r": {Name: "r", Hosts: []string{"*"}, Routes: []route.RouteRule{{Clusters: []route.WeightedCluster{{Cluster: "c", Weight: 1}}}}}},
+			Clusters:  map[string]*route.ClusterSpec{"c": {Name: "c"}},
+			Endpoints: map[string]*route.EndpointSet{"c": {Localities: []route.LocalitySpec{{Endpoints: []route.EndpointSpec{{Address: "10.0.0.7:20882"}}}}}}},
+		Host:    func(s registry.Service) string { return strings.ToLower(s.Interface) },
+		Routing: func(registry.Service) route.Routing { return route.FromXDS },
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { router.Run(ctx); close(done) }()
+	t.Cleanup(func() { cancel(); <-done })
+	s := registry.Service{Interface: "a.Ruled", Version: "1.0"}
+	if !router.AwaitService(t.Context(), s) {
+		t.Fatal("no rules")
+	}
+	w := start(t, func(o *Options) { o.Routes = ruledRoutes{o.Routes, router} })
+	var d Document
+	w.call(t, "POST", "/v1/subscribe", `{"interface":"a.Ruled","version":"1.0","application":"x"}`).into(t, &d)
+	if d.State != StateReady || len(d.URLs["providers"]) != 1 || !strings.HasPrefix(d.URLs["providers"][0], "dubbo://127.0.0.1:20881/a.Ruled?") ||
+		len(d.Fallback) != 1 || !strings.HasPrefix(d.Fallback[0], "dubbo://10.0.0.7:20882/a.Ruled?") {
+		t.Errorf("%+v", d)
 	}
 }

@@ -91,10 +91,18 @@ func (s *Server) forget() {
 
 // document is what a subscription is answered now.
 func (s *Server) document(sub workload.Subscription) Document {
-	set, known := s.o.Routes.Snapshot().Interface(sub.Service.Interface)
+	snap := s.o.Routes.Snapshot()
+	set, known := snap.Interface(sub.Service.Interface)
 	state := string(set.State)
 	if !known || set.State == route.Dropped {
 		state = StateWaiting
+	}
+	if len(matching(sub, set.Providers)) == 0 { // rules may lead to some that no registry lists
+		service := sub.Service
+		service.Version = registry.NormalVersion(service.Version)
+		if providers := snap.Ruled(service); len(providers) > 0 {
+			state, set.Reason, set.Providers = StateReady, "", providers
+		}
 	}
 	d := Answer(Question{
 		Subscription: sub, State: state, Reason: set.Reason, Providers: set.Providers,

@@ -325,3 +325,27 @@ func TestRulesAllocateNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// A service that no registry lists has the endpoints to which its rules lead.
+func TestRuledProviders(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	asked := registry.Service{Interface: "com.a.Foo"}
+	if got := r.snapshot.Ruled(asked); len(got) != 0 {
+		t.Errorf("before the rules: %v", got)
+	}
+	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue", "green"),
+		Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882", "10.0.0.2:20882"), "green": endpoints("10.0.0.2:20882", "10.0.0.3:20882")},
+		Routes:    vhost("com.a.foo", split("blue", 1, "green", 1), split("absent", 1))})
+	r.pass(2 * holdRules)
+	var got []string
+	for _, p := range r.snapshot.Ruled(asked) {
+		got = append(got, p.URL.String())
+	}
+	want := "dubbo://10.0.0.1:20882/com.a.Foo?interface=com.a.Foo dubbo://10.0.0.2:20882/com.a.Foo?interface=com.a.Foo dubbo://10.0.0.3:20882/com.a.Foo?interface=com.a.Foo"
+	if strings.Join(got, " ") != want {
+		t.Errorf("got %v", got)
+	}
+	if got := r.snapshot.Ruled(registry.Service{Interface: "com.a.Foo", Group: "g"}); len(got) != 0 {
+		t.Errorf("another group: %v", got)
+	}
+}

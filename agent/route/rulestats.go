@@ -58,3 +58,44 @@ func (r *Router) EachRoute(f func(s registry.Service, name string, st *RouteStat
 		}
 	}
 }
+
+// mostRuled bounds Ruled.
+const mostRuled = 16
+
+// Ruled lists where rules lead calls of a service, as providers that say no more
+// than the service and an address; at most 16, those of the first routes first. It
+// is for services that no registry lists.
+func (s *Snapshot) Ruled(service registry.Service) []registry.Provider {
+	cl := s.Outbound.cluster(service)
+	if cl == nil || cl.routes == nil {
+		return nil
+	}
+	seen := map[*Peer]bool{}
+	var list []registry.Provider
+	for _, r := range cl.routes.list {
+		for _, d := range r.split {
+			if !d.usable() {
+				continue
+			}
+			for _, e := range d.cluster.Endpoints {
+				if seen[e.Peer] || len(list) == mostRuled {
+					continue
+				}
+				seen[e.Peer] = true
+				text := "dubbo://" + e.Peer.Addr + "/" + service.Interface + "?interface=" + service.Interface
+				u, err := registry.ParseURL(text)
+				if err != nil {
+					continue // an address that is none
+				}
+				if service.Group != "" {
+					u = u.With("group", service.Group)
+				}
+				if service.Version != "" {
+					u = u.With("version", service.Version)
+				}
+				list = append(list, registry.Provider{URL: u, Model: registry.ModelInterface})
+			}
+		}
+	}
+	return list
+}
