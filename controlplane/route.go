@@ -332,6 +332,9 @@ func dubboMatch(iface string, m *route.RouteMatch) (*dubbo.RouteMatch, bool) {
 		}
 		out.Headers = append(out.Headers, h)
 	}
+	if out.Method == nil { // Envoy refuses a route without one
+		method(&matcher.StringMatcher{MatchPattern: &matcher.StringMatcher_SafeRegex{SafeRegex: &matcher.RegexMatcher{Regex: ".*"}}})
+	}
 	return out, true
 }
 
