@@ -135,8 +135,8 @@ func (s *Source) Want(iface string) {
 }
 
 // SetRegistries replaces the registries. One whose name is new is followed from
-// now on. What one that is gone said last is served until every other has told
-// of the interface, for 30 s at most. A name stands for one registry: to put
+// now on. What one that is gone said last of an interface is served until the
+// others list the same providers, for 30 s at most. A name stands for one registry: to put
 // another one behind it, take the name out first.
 func (s *Source) SetRegistries(registries []Named) {
 	s.mu.Lock()

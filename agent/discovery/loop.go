@@ -210,7 +210,7 @@ func (l *loop) exchange(wanted []Named, now time.Time) {
 }
 
 // forget drops what registries that leave have said, of each interface as soon
-// as all others have told of it, and at last the registries.
+// as the others list the same, and at last the registries.
 func (l *loop) forget(now time.Time) {
 	left := slices.DeleteFunc(slices.Clone(l.members), func(m *member) bool {
 		if m.leaves.IsZero() {
@@ -221,7 +221,7 @@ func (l *loop) forget(now time.Time) {
 			s := f.sets[m]
 			switch {
 			case s == nil:
-			case now.Before(m.leaves) && len(s.providers()) > 0 && !f.told():
+			case now.Before(m.leaves) && len(missing(s.providers(), f.listed())) > 0:
 				holds = true
 			default:
 				delete(f.sets, m)
@@ -235,14 +235,15 @@ func (l *loop) forget(now time.Time) {
 	}
 }
 
-// told tells whether every registry that stays has said something.
-func (f *follow) told() bool {
+// listed is what the registries that stay list. One that has just been written to
+// may not have told of it yet.
+func (f *follow) listed() (all []registry.Provider) {
 	for m, s := range f.sets {
-		if m.leaves.IsZero() && !s.heard && s.failed == "" {
-			return false
+		if m.leaves.IsZero() {
+			all = append(all, s.now...)
 		}
 	}
-	return true
+	return all
 }
 
 func (l *loop) setMembers(list []*member) {

@@ -56,10 +56,13 @@ func TestRegistryIsTakenOut(t *testing.T) {
 		w.expect("a.Never@one", "ready 1")
 
 		w.s.SetRegistries([]Named{{"two", two}})
-		w.expect("a.Both@one", "dropped") // the other one has told of it
+		w.expect("a.Both@one", "dropped") // the other one lists the same
 		w.expect("a.None@one", "dropped") // nothing is lost
 		w.expect("a.Late@one", "ready 1") // served until the other tells
 		one.set("a.Late", urls(3)...)     // nobody listens any more
+		w.expect("a.Late@one", "ready 1")
+		two.set("a.Late") // heard, but not of what was written to it a moment ago
+		time.Sleep(tick)
 		w.expect("a.Late@one", "ready 1")
 		two.set("a.Late", urls(2)...)
 		time.Sleep(tick)
