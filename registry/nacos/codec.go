@@ -22,9 +22,27 @@ const (
 	consumers = "consumers"
 	// markText keeps the text of a URL that the metadata does not give back: its
 	// parameters in another order, or one that is there twice.
+	// It is left out where the server would refuse so much: order is not worth a
+	// provider.
 	markText = registry.MarkPrefix + "text"
 	cluster  = "DEFAULT"
+	// maxMetadata is what a server takes of keys and values together. Source:
+	// com.alibaba.nacos.common.paramcheck.ParamCheckRule#maxMetadataLength.
+	maxMetadata = 1024
 )
+
+// ofConsumers are the parameters that a consumer's entry is cut to when it is too
+// long: what dashboards show. Nobody calls it.
+var ofConsumers = map[string]bool{
+	"application": true, "category": true, "check": true, "group": true, "interface": true, "pid": true, "release": true, "side": true, "timestamp": true, "version": true,
+}
+
+func length(metadata map[string]string) (n int) {
+	for k, v := range metadata {
+		n += len(k) + len(v)
+	}
+	return n
+}
 
 // serviceName is the Nacos service of a URL: empty parts are kept. Source:
 // org.apache.dubbo.registry.nacos.NacosServiceName.
@@ -56,10 +74,18 @@ func encode(category string, u registry.URL, hostID string) model.Instance {
 	}
 	metadata["protocol"], metadata["path"] = u.Protocol, u.Path
 	i := instance(u.Host, u.Port, metadata)
-	if back, err := decode(i); err != nil || back != u {
-		metadata[markText] = base64.RawURLEncoding.EncodeToString([]byte(u.String()))
-	}
+	back, err := decode(i)
 	metadata[registry.MarkHost] = hostID
+	if category == consumers && length(metadata) > maxMetadata {
+		maps.DeleteFunc(metadata, func(k, _ string) bool {
+			return !ofConsumers[k] && k != "protocol" && k != "path" && k != registry.MarkHost
+		})
+	} else if err != nil || back != u {
+		metadata[markText] = base64.RawURLEncoding.EncodeToString([]byte(u.String()))
+		if length(metadata) > maxMetadata {
+			delete(metadata, markText)
+		}
+	}
 	return i
 }
 

@@ -231,7 +231,11 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if back, err := decode(encode(providers, u, "h")); err != nil || back != u {
+		i := encode(providers, u, "h")
+		if _, kept := i.Metadata[markText]; !kept && len(u.String()) > maxMetadata/4 {
+			return // too long for its text
+		}
+		if back, err := decode(i); err != nil || back != u {
 			t.Errorf("%q comes back as %q, %v", u, back, err)
 		}
 	})
@@ -260,4 +264,42 @@ func FuzzParseURL(f *testing.F) {
 			t.Errorf("%q: %+v", text, o)
 		}
 	})
+}
+
+// TestMetadataFits: what would make a server refuse an entry is left out where it
+// can be: the order of a provider's parameters, all but the essentials of a consumer.
+func TestMetadataFits(t *testing.T) {
+	const front = "dubbo://10.0.0.1:20882/a.B?version=1.0.0&application=shop&interface=a.B"
+	for _, c := range []struct {
+		name, category string
+		filler         int
+		keepsOrder     bool
+	}{
+		{"short provider", providers, 100, true},
+		{"provider that fits without its text", providers, 700, false},
+		{"short consumer", consumers, 100, true},
+		{"long consumer", consumers, 3000, false},
+	} {
+		u, err := registry.ParseURL(front + "&zebra=" + strings.Repeat("x", c.filler) + "&alpha=1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		i := encode(c.category, u, "host")
+		if n := length(i.Metadata); n > maxMetadata {
+			t.Errorf("%s: %d bytes", c.name, n)
+		}
+		back, err := decode(i)
+		if err != nil {
+			t.Fatalf("%s: %v", c.name, err)
+		}
+		if (back == u) != c.keepsOrder {
+			t.Errorf("%s: comes back as %s", c.name, back)
+		}
+		if back.Service() != u.Service() || back.Param("application") != "shop" || back.HostPort() != u.HostPort() {
+			t.Errorf("%s: comes back as %s", c.name, back)
+		}
+		if c.category == providers && back.Param("zebra") != u.Param("zebra") {
+			t.Errorf("%s: a parameter is lost", c.name)
+		}
+	}
 }

@@ -198,8 +198,12 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 				out.set(text, registry.Item{}, err)
 				continue
 			}
-			name := serviceName(category, u)
-			p.services[name] = append(p.services[name], item{key: text, identity: text, instance: encode(category, u, r.o.HostID)})
+			name, i := serviceName(category, u), encode(category, u, r.o.HostID)
+			identity := text
+			if listed, err := decode(i); err == nil {
+				identity = listed.String() // as divide reads it
+			}
+			p.services[name] = append(p.services[name], item{key: text, identity: identity, instance: i})
 		}
 	}
 	urls(providers, d.Providers)

@@ -102,8 +102,7 @@ func Run(ctx context.Context, home string, opts ...Option) (*Server, error) {
 		if err = s.start(ctx); err == nil {
 			return s, nil
 		}
-		// Somebody else can take a port between the choice and the bind.
-		if log := s.Log(); !strings.Contains(log, "already in use") && !strings.Contains(log, "Failed to bind") {
+		if !s.portTaken() {
 			return nil, err
 		}
 	}
@@ -141,16 +140,35 @@ func (s *Server) Log() string {
 	return string(b)
 }
 
-// start launches the process and waits until it serves.
-func (s *Server) start(ctx context.Context) error {
-	if err := s.launch(); err != nil {
-		return fmt.Errorf("start Nacos: %w", err)
-	}
-	if err := s.ready(ctx); err != nil {
+// start launches the process and waits until it serves. On a machine that is very
+// busy its embedded database can miss a time-out of its own, and the server ends:
+// then it is launched again.
+func (s *Server) start(ctx context.Context) (err error) {
+	for range launches {
+		if err = s.launch(); err != nil {
+			return fmt.Errorf("start Nacos: %w", err)
+		}
+		if err = s.ready(ctx); err == nil {
+			return nil
+		}
 		s.Kill()
-		return fmt.Errorf("start Nacos: %w\n%s", err, s.Log())
+		err = fmt.Errorf("start Nacos: %w\n%s", err, s.Log())
+		if !errors.Is(err, errEnded) || s.portTaken() {
+			break
+		}
 	}
-	return nil
+	return err
+}
+
+const launches = 3
+
+var errEnded = errors.New("it ended by itself")
+
+// portTaken tells from the log whether somebody else took a port between the choice
+// and the bind.
+func (s *Server) portTaken() bool {
+	log := s.Log()
+	return strings.Contains(log, "already in use") || strings.Contains(log, "Failed to bind")
 }
 
 func (d Distribution) properties(home string, s Settings) string {
@@ -248,7 +266,7 @@ func (s *Server) ready(ctx context.Context) error {
 		}
 		select {
 		case <-gone:
-			return errors.New("it ended by itself")
+			return errEnded
 		case <-ctx.Done():
 			return fmt.Errorf("not ready: %w", errors.Join(ctx.Err(), err))
 		case <-time.After(50 * time.Millisecond):
