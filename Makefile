@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java bench bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java demo-move bench bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,6 +52,9 @@ demo: ## one call through the mesh, step by step; REGISTRY=zookeeper://… for a
 
 demo-java: ## the same, with applications in Java and Go mixed; the first time Maven fetches Dubbo
 	@$(GO) run ./demo --java $(if $(REGISTRY),--registry '$(REGISTRY)') $(if $(KEEP),--keep)
+
+demo-move: ## from ZooKeeper to Nacos while calls run and are counted; starts both registries
+	@$(GO) run ./demo --move
 
 bench: ## what a hop costs, beside a plain TCP relay; and the codec
 	@$(GO) run ./demo/load bench

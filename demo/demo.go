@@ -72,7 +72,7 @@ func (d *demo) run(ctx context.Context) (err error) {
 	if err := d.openRegistry(ctx); err != nil {
 		return err
 	}
-	if err := d.startAgents(ctx, bin); err != nil {
+	if err := d.startAgents(ctx, bin, d.onRegistry); err != nil {
 		return err
 	}
 	provider, err := d.startProvider(ctx, bin)
@@ -108,7 +108,13 @@ func (d *demo) run(ctx context.Context) (err error) {
 	return d.stopProvider(ctx, provider)
 }
 
-func (d *demo) startAgents(ctx context.Context, bin string) error {
+// onRegistry are the flags of an agent that uses the one registry of the demo.
+func (d *demo) onRegistry(*host) ([]string, error) {
+	return []string{"--registry", d.registryURL()}, nil
+}
+
+// startAgents starts two agents. registries gives the flags that name theirs.
+func (d *demo) startAgents(ctx context.Context, bin string, registries func(*host) ([]string, error)) error {
 	d.a, d.b = &host{name: "A", address: "127.0.0.1"}, &host{name: "B", address: "127.0.0.2"}
 	d.title("Two hosts, each with an agent. They know the registry, and nothing of each other.")
 	for _, h := range []*host{d.a, d.b} {
@@ -125,10 +131,13 @@ func (d *demo) startAgents(ctx context.Context, bin string) error {
 		if err := os.Mkdir(state, 0o700); err != nil {
 			return err
 		}
-		var err error
-		h.agent, err = d.family.start("agent-"+h.name, d.dir, filepath.Join(bin, "meshferry"), "run", "--registry", d.registryURL(), "--address", h.address,
+		flags, err := registries(h)
+		if err != nil {
+			return err
+		}
+		h.agent, err = d.family.start("agent-"+h.name, d.dir, filepath.Join(bin, "meshferry"), append([]string{"run", "--address", h.address,
 			"--outbound", h.at(h.outbound), "--inbound", h.at(h.inbound), "--control", h.at(h.control),
-			"--control-socket", filepath.Join(state, "control.sock"), "--state-dir", state)
+			"--control-socket", filepath.Join(state, "control.sock"), "--state-dir", state}, flags...)...)
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ func main() {
 	runtime.LockOSThread()
 	registry := flag.String("registry", "", "registry to use: zookeeper://host:2181; default: an embedded one")
 	java := flag.Bool("java", false, "mix applications in Java with those in Go (needs Java 17 and Maven)")
+	move := flag.Bool("move", false, "move from ZooKeeper to Nacos while calls run; starts both (needs Java 17 and Maven)")
 	keep := flag.Bool("keep", false, "keep running until interrupted, and say what to try")
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -27,7 +28,11 @@ func main() {
 	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer cancel()
 	d := &demo{out: os.Stdout, registry: *registry, java: *java, keep: *keep}
-	err := d.run(ctx)
+	run := d.run
+	if *move {
+		run = d.runMove
+	}
+	err := run(ctx)
 	d.close()
 	switch {
 	case err == nil:

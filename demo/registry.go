@@ -11,6 +11,7 @@ import (
 
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/registry/local"
+	"github.com/meshferry/meshferry/registry/nacos"
 	"github.com/meshferry/meshferry/registry/zookeeper"
 )
 
@@ -24,27 +25,16 @@ func (d *demo) registryURL() string {
 
 // openRegistry opens the registry to look into it. The demo writes nothing there.
 func (d *demo) openRegistry(ctx context.Context) (err error) {
-	quiet := slog.New(slog.DiscardHandler)
-	switch {
-	case d.registry == "":
+	if d.registry == "" {
 		dir := filepath.Join(d.dir, "registry")
 		d.title("Registry: embedded, a directory that processes of one machine share: %s", dir)
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			return err
 		}
-		d.reader, err = local.New(local.Options{Dir: dir, HostID: "demo-reader", Log: quiet})
-	case strings.HasPrefix(d.registry, "zookeeper://"):
+	} else {
 		d.title("Registry: %s", redacted(d.registry))
-		var o zookeeper.Options
-		if o, err = zookeeper.ParseURL(d.registry); err != nil {
-			return err
-		}
-		o.HostID, o.Log = "demo-reader", quiet
-		d.reader, err = zookeeper.New(o)
-	default:
-		return fmt.Errorf("registry %q: want zookeeper://host:2181, or none for the embedded one", redacted(d.registry))
 	}
-	if err != nil {
+	if d.reader, err = open(d.registryURL()); err != nil {
 		return err
 	}
 	go d.reader.Run(ctx)
@@ -56,13 +46,44 @@ func (d *demo) openRegistry(ctx context.Context) (err error) {
 	})
 }
 
-// providers reads the registry's present set of the service.
+// open makes a client to look into a registry.
+func open(url string) (registry.Registry, error) {
+	const reader = "demo-reader"
+	quiet := slog.New(slog.DiscardHandler)
+	scheme, dir, _ := strings.Cut(url, "://")
+	switch scheme {
+	case "local":
+		return local.New(local.Options{Dir: dir, HostID: reader, Log: quiet})
+	case "zookeeper":
+		o, err := zookeeper.ParseURL(url)
+		if err != nil {
+			return nil, err
+		}
+		o.HostID, o.Log = reader, quiet
+		return zookeeper.New(o)
+	case "nacos":
+		o, err := nacos.ParseURL(url)
+		if err != nil {
+			return nil, err
+		}
+		o.HostID, o.Log = reader, quiet
+		return nacos.New(o)
+	}
+	return nil, fmt.Errorf("registry %q: want zookeeper://host:2181, nacos://host:8848, or none for the embedded one", redacted(url))
+}
+
+// providers reads the present set of the service from the registry of the demo.
 func (d *demo) providers(ctx context.Context) (registry.Endpoints, error) {
+	return current(ctx, d.reader)
+}
+
+// current reads the present set of the service from a registry.
+func current(ctx context.Context, r registry.Registry) (registry.Endpoints, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	ch := make(chan registry.Endpoints)
 	done := make(chan error, 1)
-	go func() { done <- d.reader.Subscribe(ctx, service, ch) }()
+	go func() { done <- r.Subscribe(ctx, service, ch) }()
 	select {
 	case set := <-ch:
 		cancel()

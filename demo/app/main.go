@@ -12,12 +12,14 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
 	"time"
 
 	"dubbo.apache.org/dubbo-go/v3"
+	"dubbo.apache.org/dubbo-go/v3/common/constant"
 	"dubbo.apache.org/dubbo-go/v3/graceful_shutdown"
 	"dubbo.apache.org/dubbo-go/v3/logger"
 	"dubbo.apache.org/dubbo-go/v3/registry"
@@ -75,7 +77,7 @@ func parse(args []string, errs io.Writer) (settings, error) {
 	f := flag.NewFlagSet("app "+s.role, flag.ContinueOnError)
 	f.SetOutput(errs)
 	f.StringVar(&s.application, "application", "demo-"+s.role, "Dubbo application name")
-	f.StringVar(&s.registry, "registry", "", "registry: mesh://127.0.0.1:20883, zookeeper://127.0.0.1:2181")
+	f.StringVar(&s.registry, "registry", "", "registry: mesh://127.0.0.1:20883, zookeeper://127.0.0.1:2181, nacos://127.0.0.1:8848")
 	f.StringVar(&s.registryType, "registry-type", "interface", "interface, application or all")
 	f.StringVar(&s.cache, "cache", "off", "mesh: directory for direct providers")
 	f.StringVar(&s.iface, "interface", "org.example.GreetService", "interface of the service")
@@ -139,7 +141,7 @@ func registryOptions(s settings) ([]registry.Option, error) {
 	}
 	scheme, rest, ok := strings.Cut(s.registry, "://")
 	if !ok {
-		return nil, fmt.Errorf("--registry %q: want mesh://… or zookeeper://…", s.registry)
+		return nil, fmt.Errorf("--registry %q: want mesh://…, zookeeper://… or nacos://…", s.registry)
 	}
 	if scheme == "mesh" {
 		return []registry.Option{level, registry.WithAddress(s.registry), registry.WithParams(map[string]string{"cache": s.cache})}, nil
@@ -152,6 +154,10 @@ func registryOptions(s settings) ([]registry.Option, error) {
 	hosts, root, _ := strings.Cut(rest, "/")
 	if root != "" {
 		o = append(o, registry.WithGroup(root))
+	}
+	if scheme == "nacos" { // its SDK writes below the home directory unless it is told otherwise
+		dir := filepath.Join(os.TempDir(), fmt.Sprintf("demo-nacos-%d", os.Getuid()))
+		o = append(o, registry.WithParams(map[string]string{constant.NacosLogDirKey: dir, constant.NacosCacheDirKey: dir, constant.NacosLogLevelKey: "error"}))
 	}
 	return append(o, registry.WithAddress(scheme+"://"+hosts)), nil
 }

@@ -33,15 +33,16 @@ const (
 	outboundPort, inboundPort, controlPort = "20881", "20882", "20883"
 )
 
-// world is what one test has for itself: a ZooKeeper, a folder and a range of
+// world is what one test has for itself: a registry, a folder and a range of
 // loopback addresses.
 type world struct {
-	t     *testing.T
-	zk    *zktest.Server
-	dir   string
-	net   string // "127.3.4."
-	hosts []string
-	names atomic.Int64
+	t        *testing.T
+	zk       *zktest.Server // nil in a world of another registry
+	registry string         // its address
+	dir      string
+	net      string // "127.3.4."
+	hosts    []string
+	names    atomic.Int64
 }
 
 // newWorld makes one. It skips the test in -short.
@@ -51,7 +52,9 @@ func newWorld(t *testing.T, opts ...zktest.Option) *world {
 		t.Skip("starts ZooKeeper, agents and applications")
 	}
 	program(t, "app") // built before any clock runs
-	return &world{t: t, dir: t.TempDir(), net: freeNet(t), zk: zktest.Start(t, opts...)}
+	w := &world{t: t, dir: t.TempDir(), net: freeNet(t), zk: zktest.Start(t, opts...)}
+	w.registry = w.zk.URL()
+	return w
 }
 
 var nets atomic.Int64
@@ -137,7 +140,7 @@ func (w *world) newAgent(host string, opts ...agentOption) *agent {
 	a := &agent{w: w, host: w.host(host), state: filepath.Join(w.dir, "state-"+host)}
 	// A socket's path is short: the test's folder may be too long for it.
 	a.socket = filepath.Join(built.dir, w.host(host)+".sock")
-	a.args = []string{"run", "--registry", w.zk.URL(), "--address", a.host, "--outbound", a.outbound(), "--inbound", a.inbound(),
+	a.args = []string{"run", "--registry", w.registry, "--address", a.host, "--outbound", a.outbound(), "--inbound", a.inbound(),
 		"--control", a.control(), "--control-socket", a.socket, "--state-dir", a.state, "--log-level", "debug"}
 	for _, o := range opts {
 		o(a)
@@ -305,7 +308,7 @@ func (a *agent) calls(direction, serviceKey string) int {
 }
 
 // options describe an application. With an agent it is a thin one; without, it is
-// an unmodified one that registers and looks up in ZooKeeper at the given level.
+// an unmodified one that registers and looks up in the registry at the given level.
 type options struct {
 	agent *agent
 	level string // interface, application or all
@@ -329,7 +332,7 @@ func (o options) args(w *world) (args []string) {
 	if o.agent != nil {
 		add("registry", o.agent.mesh())
 	} else {
-		add("registry", w.zk.URL())
+		add("registry", w.registry)
 		add("registry-type", o.level)
 	}
 	add("application", o.application)

@@ -20,13 +20,17 @@ const (
 	V33 Line = "3.3.6"
 )
 
-// libraries are the clients of ZooKeeper that the lines want. With 2.7's own one,
+// libraries are the clients of registries that the lines want. With 2.7's own one,
 // ZooKeeper 3.4.13, nothing connects on Java 17.
 var libraries = map[Line][]string{
-	V27: {"org.apache.curator:curator-recipes:4.2.0", "org.apache.curator:curator-x-discovery:4.2.0", "org.apache.zookeeper:zookeeper:3.5.10"},
-	V32: {"org.apache.curator:curator-x-discovery:5.9.0"},
-	V33: {"org.apache.curator:curator-x-discovery:5.9.0"},
+	V27: {"org.apache.curator:curator-recipes:4.2.0", "org.apache.curator:curator-x-discovery:4.2.0", "org.apache.zookeeper:zookeeper:3.5.10", nacosClient},
+	V32: {"org.apache.curator:curator-x-discovery:5.9.0", nacosClient},
+	V33: {"org.apache.curator:curator-x-discovery:5.9.0", nacosClient},
 }
+
+// nacosClient is for all lines. Its jackson-core is older than the databind of
+// others, so each takes its jackson from those.
+const nacosClient = "com.alibaba.nacos:nacos-client:2.3.2"
 
 // logging is for all lines.
 const logging = "org.slf4j:slf4j-simple:1.7.36"
@@ -67,7 +71,11 @@ func pom(line Line) []byte {
 `)
 	for _, library := range append([]string{"org.apache.dubbo:dubbo:" + string(line), logging}, libraries[line]...) {
 		part := strings.Split(library, ":")
-		b.WriteString("<dependency><groupId>" + part[0] + "</groupId><artifactId>" + part[1] + "</artifactId><version>" + part[2] + "</version></dependency>\n")
+		b.WriteString("<dependency><groupId>" + part[0] + "</groupId><artifactId>" + part[1] + "</artifactId><version>" + part[2] + "</version>")
+		if library == nacosClient {
+			b.WriteString("<exclusions><exclusion><groupId>com.fasterxml.jackson.core</groupId><artifactId>*</artifactId></exclusion></exclusions>")
+		}
+		b.WriteString("</dependency>\n")
 	}
 	b.WriteString(`</dependencies>
 <build><plugins><plugin>
