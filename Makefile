@@ -59,6 +59,7 @@ demo-move: ## from ZooKeeper to Nacos while calls run and are counted; starts bo
 bench: ## what a hop costs, beside a plain TCP relay; and the codec
 	@$(GO) run ./demo/load bench
 	@$(GO) test -run '^$$' -bench . -benchtime 1s ./agent/proxy/dubbo ./agent/route
+	@$(GO) test -run '^$$' -bench Snapshot -benchtime 1x ./xdsclient
 
 bench-java: ## what the thin Java SDK adds to the start of an application, beside ZooKeeper's
 	$(GO) test ./demo/e2e -run '^TestJavaStart$$' -count=1 -v -timeout 20m -startups 11

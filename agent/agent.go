@@ -36,6 +36,7 @@ import (
 	"github.com/meshferry/meshferry/agent/proxy"
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/agent/workload"
+	"github.com/meshferry/meshferry/agent/xds"
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/rewrite"
 )
@@ -122,6 +123,9 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	if err := a.openRegistries(cfg); err != nil {
 		return nil, err
 	}
+	if err := a.openRules(cfg, int(outbound.Port())); err != nil {
+		return nil, err
+	}
 	routes := route.Options{
 		Sources: []route.Source{a.discovery},
 		Inbound: a.advertised(cfg),
@@ -196,6 +200,9 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 			}
 			return list
 		},
+	}
+	if source, ok := a.rules.(*xds.Source); ok {
+		watched.XDS = source
 	}
 	o.Admin = admin.New(watched)
 	if a.api, err = api.New(o); err != nil {

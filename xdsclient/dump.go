@@ -24,33 +24,33 @@ type Dump struct {
 
 // ServerState is one server and the stream to it.
 type ServerState struct {
-	Address   string
-	Asked     bool // it has a connection; servers after the one in use have none
-	Connected bool // a stream stands
-	Serving   bool // it answered last
-	Since     time.Time
-	Streams   int    // opened so far
-	Err       string // why the last stream ended, "" after an answer
+	Address   string    `json:"address"`
+	Asked     bool      `json:"asked"`     // it has a connection; servers after the one in use have none
+	Connected bool      `json:"connected"` // a stream stands
+	Serving   bool      `json:"serving"`   // it answered last
+	Since     time.Time `json:"since,omitzero"`
+	Streams   int       `json:"streams"`      // opened so far
+	Err       string    `json:"err,omitzero"` // why the last stream ended, "" after an answer
 }
 
 // TypeState is one type of resource.
 type TypeState struct {
-	URL       string
-	Wildcard  bool
-	Names     int // asked for
-	Waiting   int // of them without an answer
-	Version   string
-	Nonce     string // of the serving server
-	Responses int
-	NACKs     int
-	NACK      *NACK // the last one
+	URL       string `json:"url"`
+	Wildcard  bool   `json:"wildcard"`
+	Names     int    `json:"names"`   // asked for
+	Waiting   int    `json:"waiting"` // of them without an answer
+	Version   string `json:"version,omitzero"`
+	Nonce     string `json:"nonce,omitzero"` // of the serving server
+	Responses int    `json:"responses"`
+	NACKs     int    `json:"nacks"`
+	NACK      *NACK  `json:"nack,omitzero"` // the last one
 }
 
 // NACK is something that could not be used.
 type NACK struct {
-	Version string
-	Reason  string
-	At      time.Time
+	Version string    `json:"version,omitzero"`
+	Reason  string    `json:"reason"`
+	At      time.Time `json:"at"`
 }
 
 // States of a resource, named as in envoy.admin.v3.ClientResourceStatus.
@@ -77,9 +77,12 @@ type ResourceState struct {
 
 // Held is a virtual host or listener that was received and waits for clusters.
 type Held struct {
-	Listener, Route, VirtualHost string
-	Since, Until                 time.Time // Until is zero while no server answers
-	Needs                        []string
+	Listener    string    `json:"listener,omitzero"`
+	Route       string    `json:"route,omitzero"`
+	VirtualHost string    `json:"virtualHost,omitzero"`
+	Since       time.Time `json:"since,omitzero"` // Until is zero while no server answers
+	Until       time.Time `json:"until,omitzero"` // Until is zero while no server answers
+	Needs       []string  `json:"needs"`
 }
 
 // Dump takes a picture. It costs in proportion to the number of resources.

@@ -34,6 +34,8 @@ type Options struct {
 	Workloads  *watch.Value[workload.View]
 	Registries func() []Registry
 	Discovery  func() []discovery.Status
+	// XDS shows the state of the xDS client; nil: there is none.
+	XDS http.Handler
 	// NotReady lists why this agent should get no new work; none: it is ready.
 	NotReady func() []string
 }
@@ -72,6 +74,9 @@ func New(o Options) http.Handler {
 		}
 		answer(w, http.StatusOK, map[string]any{"status": "ready"})
 	})
+	if o.XDS != nil {
+		mux.Handle("GET /debug/xds", o.XDS)
+	}
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{EnableOpenMetrics: true}))
 	return mux
 }

@@ -37,7 +37,7 @@ type Options struct {
 	Protocols  []string       // what the outbound listener speaks; nil: dubbo
 
 	Mosn  *Mosn        // MOSN-compatible calls; nil: none
-	Admin http.Handler // /healthz, /readyz and /metrics; nil: none
+	Admin http.Handler // /healthz, /readyz, /metrics and /debug/xds; nil: none
 	// Draining tells that the agent is stopping: what would change state is
 	// refused with 503. Nil: never.
 	Draining func() bool

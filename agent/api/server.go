@@ -80,7 +80,7 @@ func (s *Server) routes() *gin.Engine {
 	e := s.engine()
 	e.Use(s.guard, s.authorise)
 	if s.o.Admin != nil {
-		for _, path := range []string{"/healthz", "/readyz", "/metrics"} {
+		for _, path := range []string{"/healthz", "/readyz", "/metrics", "/debug/xds"} {
 			e.GET(path, gin.WrapH(s.o.Admin))
 		}
 	}

@@ -23,6 +23,8 @@ type Config struct {
 	Services   []Service // the first that matches and says something decides
 	Static     []Static  // of inbound
 	Extra      []Extra   // of inbound
+	MeshPorts  []int     // endpoints from xDS with one of these ports are other agents
+	XDS        XDS
 	Publish    Publish
 	Protection Protection
 	Stop       Stop
@@ -103,6 +105,34 @@ type Limits struct {
 	Connections                            int // on each of the outbound and inbound listeners
 	InFlight                               int // calls on one connection to an endpoint
 	Queue, Memory                          int // bytes that wait for one connection, and in all of them
+}
+
+// XDS says which ADS servers are asked for rules, and how. It is off while Servers
+// is empty.
+type XDS struct {
+	Servers   []string // host:port, in order of preference
+	Mode      string   // "sidecar" or "grpc"
+	Delta     bool     // incremental
+	Port      int      // of the services in the control plane
+	Listeners []string // whose routes count, in mode sidecar; "*": all; none: that at the outbound listener's address
+	TLS       XDSTLS
+	Node      XDSNode
+}
+
+// XDSTLS secures the connection to the servers. Files are PEM.
+type XDSTLS struct {
+	Enabled                   bool
+	CAFile, CertFile, KeyFile string // empty: the system's roots; no certificate
+	ServerName                string // empty: the host of the address
+}
+
+// XDSNode is how the agent introduces itself.
+type XDSNode struct {
+	ID        string   // empty: made of the rest, as Istio wants it
+	Name      string   // empty: the host's name
+	Namespace string   // that Istio looks for Sidecar resources in
+	Labels    []string // "key=value"
+	Locality  string   // "region/zone/subzone"
 }
 
 // Compat are interfaces of other systems.

@@ -291,6 +291,11 @@ func (l *loader) check() {
 	if mosn.Listen != "" && mosn.ProviderPort == 0 {
 		l.fail(l.where["compat.mosn.listen"], "compat.mosn.listen needs compat.mosn.providerPort: MOSN's requests do not say it")
 	}
+	if t := l.c.XDS.TLS; (t.CertFile == "") != (t.KeyFile == "") {
+		l.fail(cmp.Or(l.where["xds.tls.certFile"], l.where["xds.tls.keyFile"]), "xds.tls: a certificate needs its key, and a key its certificate: set certFile and keyFile")
+	} else if !t.Enabled && (t.CAFile != "" || t.CertFile != "" || t.ServerName != "") {
+		l.fail(cmp.Or(l.where["xds.tls.caFile"], l.where["xds.tls.certFile"], l.where["xds.tls.serverName"]), "xds.tls: set enabled: true, or the files are not used")
+	}
 	l.ports()
 	for _, s := range l.c.Static {
 		for _, own := range l.listeners() {

@@ -51,6 +51,23 @@ func settings() []setting {
 			field(func(c *Config) *string { return &c.Listeners.ControlTokenFile }, path)},
 		{"stateDir", "state-dir", "directory for what must survive a restart\n(default /var/lib/meshferry, of an ordinary user in $XDG_STATE_HOME)",
 			field(func(c *Config) *string { return &c.StateDir }, path)},
+		{"meshPorts", "", "", list(func(c *Config) *[]int { return &c.MeshPorts }, integer(1, 65535))},
+		{"xds.servers", "xds", "ADS server host:port to take rules from, repeat for more (default none)",
+			list(func(c *Config) *[]string { return &c.XDS.Servers }, dialable)},
+		{"xds.mode", "", "", field(func(c *Config) *string { return &c.XDS.Mode }, choice("sidecar", "grpc"))},
+		{"xds.delta", "", "", field(func(c *Config) *bool { return &c.XDS.Delta }, boolean)},
+		{"xds.port", "", "", field(func(c *Config) *int { return &c.XDS.Port }, integer(1, 65535))},
+		{"xds.listeners", "", "", list(func(c *Config) *[]string { return &c.XDS.Listeners }, text)},
+		{"xds.tls.enabled", "", "", field(func(c *Config) *bool { return &c.XDS.TLS.Enabled }, boolean)},
+		{"xds.tls.caFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.CAFile }, path)},
+		{"xds.tls.certFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.CertFile }, path)},
+		{"xds.tls.keyFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.KeyFile }, path)},
+		{"xds.tls.serverName", "", "", field(func(c *Config) *string { return &c.XDS.TLS.ServerName }, text)},
+		{"xds.node.id", "", "", field(func(c *Config) *string { return &c.XDS.Node.ID }, text)},
+		{"xds.node.name", "", "", field(func(c *Config) *string { return &c.XDS.Node.Name }, func(v string) (string, error) { return v, checkName(v) })},
+		{"xds.node.namespace", "", "", field(func(c *Config) *string { return &c.XDS.Node.Namespace }, func(v string) (string, error) { return v, checkName(v) })},
+		{"xds.node.labels", "", "", list(func(c *Config) *[]string { return &c.XDS.Node.Labels }, label)},
+		{"xds.node.locality", "", "", field(func(c *Config) *string { return &c.XDS.Node.Locality }, locality)},
 		{"publish.models", "", "", models(func(c *Config) *[]registry.Model { return &c.Publish.Models })},
 		{"protection.enabled", "", "", live(field(func(c *Config) *bool { return &c.Protection.Enabled }, boolean))},
 		{"protection.emptyHold", "", "", live(field(func(c *Config) *time.Duration { return &c.Protection.EmptyHold }, duration(0)))},
@@ -83,7 +100,6 @@ func settings() []setting {
 
 // later are names of CONTRACT §11 whose part this version does not have.
 var later = map[string]bool{
-	"meshPorts":             true,
 	"registries.configRoot": true, "registries.weight": true,
 }
 
@@ -211,6 +227,69 @@ func models(at func(*Config) *[]registry.Model) value {
 	}
 }
 
+// list is the values at a place, each read by parse.
+func list[T any](at func(*Config) *[]T, parse func(string) (T, error)) value {
+	return value{
+		list: true,
+		set: func(c *Config, values []string) error {
+			all := make([]T, len(values))
+			for i, text := range values {
+				v, err := parse(text)
+				if err != nil {
+					return err
+				}
+				all[i] = v
+			}
+			*at(c) = all
+			return nil
+		},
+		get: func(c *Config) string {
+			var texts []string
+			for _, v := range *at(c) {
+				texts = append(texts, fmt.Sprint(v))
+			}
+			return strings.Join(texts, ", ")
+		},
+		take: func(c, from *Config) { *at(c) = *at(from) },
+	}
+}
+
+// dialable is host:port of another machine, which may have a name.
+func dialable(text string) (string, error) {
+	h, p, err := net.SplitHostPort(text)
+	if err != nil {
+		return "", fmt.Errorf("want host:port, not %q", text)
+	}
+	if _, err := integer(1, 65535)(p); err != nil {
+		return "", fmt.Errorf("port: %w", err)
+	}
+	if h, err = host(h); err != nil {
+		return "", err
+	}
+	return net.JoinHostPort(h, p), nil
+}
+
+func text(v string) (string, error) {
+	if v == "" || len(v) > 512 {
+		return "", fmt.Errorf("want a text of 1 to 512 characters, not %q", v)
+	}
+	return v, nil
+}
+
+func label(v string) (string, error) {
+	if k, _, ok := strings.Cut(v, "="); !ok || k == "" || len(v) > 512 {
+		return "", fmt.Errorf("want key=value, not %q", v)
+	}
+	return v, nil
+}
+
+func locality(v string) (string, error) {
+	if v == "" || strings.Count(v, "/") > 2 || len(v) > 512 {
+		return "", fmt.Errorf("want region/zone/subzone, not %q", v)
+	}
+	return v, nil
+}
+
 // host is an address or a name that others can dial.
 func host(text string) (string, error) {
 	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
@@ -293,6 +372,8 @@ func checkName(name string) error {
 func defaults() Config {
 	return Config{
 		Listeners:  Listeners{Outbound: "127.0.0.1:20881", Inbound: "0.0.0.0:20882", Control: "127.0.0.1:20883"},
+		MeshPorts:  []int{20882},
+		XDS:        XDS{Mode: "sidecar", Port: 20882, Node: XDSNode{Namespace: "default"}},
 		Publish:    Publish{Models: []registry.Model{registry.ModelInterface, registry.ModelApplication}},
 		Protection: Protection{Enabled: true, EmptyHold: 30 * time.Second, ShrinkHold: 10 * time.Second},
 		Stop:       Stop{NotifyWait: 3 * time.Second, Drain: 10 * time.Second},

@@ -59,7 +59,6 @@ type Options struct {
 type Source struct {
 	// immutable after New
 	o      Options
-	log    *slog.Logger
 	client *xdsclient.Client
 	kick   chan struct{} // capacity 1: the wanted set changed
 
@@ -100,7 +99,7 @@ func New(o Options) (*Source, error) {
 		return nil, err
 	}
 	return &Source{
-		o: o, log: o.Log, client: c, kick: make(chan struct{}, 1), notes: map[string][]string{},
+		o: o, client: c, kick: make(chan struct{}, 1), notes: map[string][]string{},
 		t: newTranslator(o.Port, o.MeshPorts),
 	}, nil
 }
@@ -192,7 +191,8 @@ func (s *Source) answered() bool {
 	return true
 }
 
-// note keeps what cannot be honoured, and says it once in the log.
+// note keeps what cannot be honoured. The router says it: what belongs to a rule or
+// a cluster is there, the rest is in RuleUpdate.Unsupported.
 func (s *Source) note(changed map[string][]string, out *route.RuleUpdate) {
 	if len(changed) == 0 {
 		return
@@ -201,11 +201,6 @@ func (s *Source) note(changed map[string][]string, out *route.RuleUpdate) {
 	defer s.mu.Unlock()
 	general := false
 	for resource, lines := range changed {
-		for _, line := range lines {
-			if !slices.Contains(s.notes[resource], line) {
-				s.log.Warn("xDS: something cannot be honoured", "resource", resource, "what", line)
-			}
-		}
 		if len(lines) == 0 {
 			delete(s.notes, resource)
 		} else {
@@ -303,6 +298,9 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 		if old != nil {
 			delete(t.clusters, name)
 			out.Clusters[name], out.Endpoints[name], said[resource] = nil, nil, nil
+			if resource := "endpoints " + name; len(t.general[resource]) > 0 {
+				t.general[resource], said[resource] = nil, nil
+			}
 		}
 		return
 	}
@@ -314,7 +312,9 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 	if old == nil || old.Endpoints != c.Endpoints {
 		var n notes
 		out.Endpoints[name] = endpointSet(c.Endpoints, t.meshPorts, &n)
-		said["endpoints "+name] = n
+		if resource := "endpoints " + name; len(n) > 0 || len(t.general[resource]) > 0 {
+			t.general[resource], said[resource] = n, n
+		}
 	}
 }
 

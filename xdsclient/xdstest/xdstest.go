@@ -27,6 +27,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"slices"
 	"strconv"
@@ -112,10 +113,19 @@ type asked struct {
 // New listens and serves.
 func New(o Options) (*Server, error) {
 	s := &Server{o: o, address: o.Address, sets: map[string]*set{}, streams: map[int]*stream{}, changed: make(chan struct{})}
-	if s.address == "" {
-		s.address = "127.0.0.1:0"
+	if s.address != "" {
+		return s, s.Start()
 	}
-	return s, s.Start()
+	// Below the ports that the kernel gives to dialers: a client that dials a stopped
+	// server again and again must not get the server's port for its own end.
+	var err error
+	for range 100 {
+		s.address = "127.0.0.1:" + strconv.Itoa(10_000+rand.IntN(20_000))
+		if err = s.Start(); err == nil {
+			return s, nil
+		}
+	}
+	return nil, err
 }
 
 // Address is where it listens, also while it is stopped.
