@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java demo-move bench bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java demo-move bench bench-xds bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,9 +64,12 @@ bench: ## what a hop costs, beside a plain TCP relay; and the codec
 bench-java: ## what the thin Java SDK adds to the start of an application, beside ZooKeeper's
 	$(GO) test ./demo/e2e -run '^TestJavaStart$$' -count=1 -v -timeout 20m -startups 11
 
+bench-xds: ## the control plane with 10 000 services, 100 000 endpoints and 500 clients
+	$(GO) test ./controlplane -run '^TestScale$$' -count=1 -v -scale -timeout 10m
+
 FUZZTIME ?= 10s
 fuzz: ## every fuzz target, FUZZTIME each
-	@set -e; for p in $$($(GO) list ./agent/... ./registry/... ./rewrite/... ./xdsclient/... ./cmd/...); do \
+	@set -e; for p in $$($(GO) list ./agent/... ./registry/... ./rewrite/... ./xdsclient/... ./controlplane/... ./cmd/...); do \
 	  for f in $$($(GO) test -list '^Fuzz' $$p | grep ^Fuzz || true); do echo "== $$p $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$p; done; done
 
 clean: ## what was built and downloaded

@@ -121,6 +121,7 @@ func balance(c *cluster.Cluster, lb *networking.LoadBalancerSettings) {
 		}
 		return
 	}
+	//lint:ignore SA1019 what is deprecated is still written
 	size := cmp.Or(hash.GetRingHash().GetMinimumRingSize(), hash.GetMinimumRingSize(), 1024)
 	c.LbPolicy = cluster.Cluster_RING_HASH
 	c.LbConfig = &cluster.Cluster_RingHashLbConfig_{RingHashLbConfig: &cluster.Cluster_RingHashLbConfig{MinimumRingSize: wrapperspb.UInt64(size)}}
