@@ -6,7 +6,7 @@ MODULES = . sdk-lite/go sdk-lite/go/dubbogo
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java demo-move bench bench-xds bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,7 @@ quick: ## the tests of daily work: no servers, no applications, under a minute
 
 test: lint java ## all tests; installs and starts what they need (ZooKeeper, Nacos, Java Dubbo, dubbo-go applications)
 	@set -e; for m in $(MODULES); do echo "== go test $$m"; (cd $$m && $(GO) test $(RACE) ./...); done
+	@echo "== make demo-xds"; $(MAKE) --no-print-directory demo-xds
 	@echo "== skipped: the docker-compose demo, which needs root and an engine; make test-compose runs it, or says why it cannot"
 
 java: ## the thin Java SDK, with its tests against an agent in process
@@ -55,6 +56,9 @@ demo-java: ## the same, with applications in Java and Go mixed; the first time M
 
 demo-move: ## from ZooKeeper to Nacos while calls run and are counted; starts both registries
 	@$(GO) run ./demo --move
+
+demo-xds: ## a canary moved by editing one file while calls run and are counted; the control plane is killed meanwhile
+	@$(GO) run ./demo --xds
 
 bench: ## what a hop costs, beside a plain TCP relay; and the codec
 	@$(GO) run ./demo/load bench

@@ -118,30 +118,7 @@ func (d *demo) startAgents(ctx context.Context, bin string, registries func(*hos
 	d.a, d.b = &host{name: "A", address: "127.0.0.1"}, &host{name: "B", address: "127.0.0.2"}
 	d.title("Two hosts, each with an agent. They know the registry, and nothing of each other.")
 	for _, h := range []*host{d.a, d.b} {
-		for _, p := range []struct {
-			port  *int
-			usual int
-		}{{&h.outbound, 20881}, {&h.inbound, 20882}, {&h.control, 20883}} {
-			var err error
-			if *p.port, err = d.freePort(h.address, p.usual); err != nil {
-				return err
-			}
-		}
-		state := filepath.Join(d.dir, "state-"+h.name)
-		if err := os.Mkdir(state, 0o700); err != nil {
-			return err
-		}
-		flags, err := registries(h)
-		if err != nil {
-			return err
-		}
-		h.agent, err = d.family.start("agent-"+h.name, d.dir, filepath.Join(bin, "meshferry"), append([]string{"run", "--address", h.address,
-			"--outbound", h.at(h.outbound), "--inbound", h.at(h.inbound), "--control", h.at(h.control),
-			"--control-socket", filepath.Join(state, "control.sock"), "--state-dir", state}, flags...)...)
-		if err != nil {
-			return err
-		}
-		if err := d.await(ctx, h.agent, "agent "+h.name+" to be ready", func() error { return d.connected(ctx, h) }); err != nil {
+		if err := d.startAgent(ctx, bin, h, registries); err != nil {
 			return err
 		}
 		d.say("   host %s  %s   %d outbound: its own applications call it", h.name, h.address, h.outbound)
@@ -149,6 +126,34 @@ func (d *demo) startAgents(ctx context.Context, bin string, registries func(*hos
 		d.say("                       %d control: its own applications tell it what they offer and need", h.control)
 	}
 	return nil
+}
+
+// startAgent starts the agent of a host and waits until it is ready.
+func (d *demo) startAgent(ctx context.Context, bin string, h *host, more func(*host) ([]string, error)) error {
+	for _, p := range []struct {
+		port  *int
+		usual int
+	}{{&h.outbound, 20881}, {&h.inbound, 20882}, {&h.control, 20883}} {
+		var err error
+		if *p.port, err = d.freePort(h.address, p.usual); err != nil {
+			return err
+		}
+	}
+	state := filepath.Join(d.dir, "state-"+h.name)
+	if err := os.Mkdir(state, 0o700); err != nil {
+		return err
+	}
+	flags, err := more(h)
+	if err != nil {
+		return err
+	}
+	h.agent, err = d.family.start("agent-"+h.name, d.dir, filepath.Join(bin, "meshferry"), append([]string{"run", "--address", h.address,
+		"--outbound", h.at(h.outbound), "--inbound", h.at(h.inbound), "--control", h.at(h.control),
+		"--control-socket", filepath.Join(state, "control.sock"), "--state-dir", state}, flags...)...)
+	if err != nil {
+		return err
+	}
+	return d.await(ctx, h.agent, "agent "+h.name+" to be ready", func() error { return d.connected(ctx, h) })
 }
 
 // freePort is the usual port if it is free on an address, else another one, and

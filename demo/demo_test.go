@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"errors"
+	"io"
 	"net"
 	"os/exec"
 	"strings"
@@ -132,5 +133,24 @@ func TestAwait(t *testing.T) {
 	})
 	if err != nil || tries != 3 {
 		t.Errorf("%d tries, %v", tries, err)
+	}
+}
+
+func TestShares(t *testing.T) {
+	from := counted{made: 100, by: map[string]int{"hello world, this is blue": 100}}
+	for _, tt := range []struct {
+		percent, blue, green, strange int
+		want                          string
+	}{
+		{0, 500, 0, 0, ""}, {100, 0, 500, 0, ""}, {50, 500, 500, 0, ""}, {50, 540, 460, 0, ""}, {10, 900, 100, 0, ""},
+		{0, 499, 1, 0, "green answered 1 of 500"}, {100, 1, 499, 0, "green answered 499 of 500"},
+		{50, 580, 420, 0, "80 more or less than 50 %, and chance explains 71"}, {50, 0, 0, 0, "0 calls"}, {50, 500, 499, 1, "500 answers of blue, 499 of green"},
+	} {
+		to := counted{made: from.made + tt.blue + tt.green + tt.strange, by: map[string]int{"hello world, this is blue": 100 + tt.blue, "hello world, this is green": tt.green}}
+		x := &canary{demo: &demo{out: io.Discard}}
+		err := x.compare(from, to, tt.percent)
+		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%+v: %v", tt, err)
+		}
 	}
 }

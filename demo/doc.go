@@ -5,6 +5,7 @@
 //	go run ./demo --java                            mixed with applications in Java
 //	go run ./demo --keep                            keep running, and say what to try
 //	go run ./demo --move                            from ZooKeeper to Nacos while calls run
+//	go run ./demo --xds                             a canary by rules, while calls run
 //
 // It builds the agent and the demo application, starts two agents on two
 // loopback addresses as two hosts, a provider behind the first and a consumer

@@ -18,6 +18,7 @@ func main() {
 	runtime.LockOSThread()
 	registry := flag.String("registry", "", "registry to use: zookeeper://host:2181; default: an embedded one")
 	java := flag.Bool("java", false, "mix applications in Java with those in Go (needs Java 17 and Maven)")
+	canary := flag.Bool("xds", false, "a canary by rules: the control plane, a folder, and two providers")
 	move := flag.Bool("move", false, "move from ZooKeeper to Nacos while calls run; starts both (needs Java 17 and Maven)")
 	keep := flag.Bool("keep", false, "keep running until interrupted, and say what to try")
 	flag.Parse()
@@ -29,7 +30,10 @@ func main() {
 	defer cancel()
 	d := &demo{out: os.Stdout, registry: *registry, java: *java, keep: *keep}
 	run := d.run
-	if *move {
+	switch {
+	case *canary:
+		run = d.runXDS
+	case *move:
 		run = d.runMove
 	}
 	err := run(ctx)

@@ -2,10 +2,7 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -19,10 +16,7 @@ import (
 	"github.com/meshferry/meshferry/registry/zookeeper/zktest"
 )
 
-const (
-	moveRate  = 100         // calls a second while registries change
-	movePiece = time.Second // of the load; one begins when the one before ends
-)
+const moveRate = 100 // calls a second while registries change
 
 // move is the demo of a move from ZooKeeper to Nacos.
 type move struct {
@@ -66,9 +60,9 @@ func (d *demo) runMove(ctx context.Context) (err error) {
 		return err
 	}
 	d.title("The consumer makes %d calls a second from now on. Each is counted.", moveRate)
-	m.load = m.run(ctx, consumer)
+	m.load = keepCalling(ctx, consumer, moveRate)
 	defer m.load.stop()
-	if err := m.progress(ctx, 2*moveRate); err != nil {
+	if err := m.progress(ctx, m.load, 2*moveRate); err != nil {
 		return err
 	}
 	if err := m.strangers(ctx, bin, provider, "zookeeper"); err != nil {
@@ -190,7 +184,7 @@ func (m *move) both(ctx context.Context) error {
 			return err
 		}
 	}
-	return m.progress(ctx, 2*moveRate)
+	return m.progress(ctx, m.load, 2*moveRate)
 }
 
 // drop takes ZooKeeper out, and ends it.
@@ -208,7 +202,7 @@ func (m *move) drop(ctx context.Context) error {
 	}
 	m.zookeeper.Kill()
 	m.say("   ZooKeeper has been killed. Nobody needs it any more.")
-	return m.progress(ctx, 2*moveRate)
+	return m.progress(ctx, m.load, 2*moveRate)
 }
 
 // shows waits until a registry lists the agent's inbound port at both levels, or
@@ -265,108 +259,4 @@ func (m *move) strangers(ctx context.Context, bin string, provider *application,
 		}
 	}
 	return nil
-}
-
-// progress waits until the load has made some more calls.
-func (m *move) progress(ctx context.Context, more int) error {
-	made, failed := m.load.count()
-	goal := made + more
-	err := m.await(ctx, nil, "the calls", func() error {
-		made, failed = m.load.count()
-		switch {
-		case len(failed) > 0:
-			return nil
-		case made < goal:
-			return fmt.Errorf("%d of %d were made", made, goal)
-		}
-		return nil
-	})
-	if err == nil && len(failed) > 0 {
-		err = fmt.Errorf("calls failed: %s", strings.Join(slices.Sorted(maps.Keys(failed)), "; "))
-	}
-	if err == nil {
-		m.say("   %d calls so far, 0 failed", made)
-	}
-	return err
-}
-
-// tally is a load and what came of it.
-type tally struct {
-	cancel func()
-	ended  chan struct{}
-	counts chan counted // capacity 1: the present state
-}
-
-type counted struct {
-	made   int
-	failed map[string]int // by error
-}
-
-// run keeps a load on a consumer until stop.
-func (m *move) run(ctx context.Context, consumer *application) *tally {
-	ctx, cancel := context.WithCancel(ctx)
-	t := &tally{cancel: cancel, ended: make(chan struct{}), counts: make(chan counted, 1)}
-	t.counts <- counted{failed: map[string]int{}}
-	go func() {
-		defer close(t.ended)
-		for ctx.Err() == nil {
-			piece, err := piece(context.WithoutCancel(ctx), consumer)
-			c := <-t.counts
-			c.made += piece.Calls
-			for text, n := range piece.Errors {
-				c.failed[text] += n
-			}
-			if err != nil {
-				c.failed[err.Error()]++
-			}
-			t.counts <- c
-			if err != nil {
-				return
-			}
-		}
-	}()
-	return t
-}
-
-func (t *tally) count() (made int, failed map[string]int) {
-	c := <-t.counts
-	defer func() { t.counts <- c }()
-	return c.made, maps.Clone(c.failed)
-}
-
-func (t *tally) stop() (made int, failed map[string]int) {
-	t.cancel()
-	<-t.ended
-	return t.count()
-}
-
-// ended is the summary at the end of a ledger of demo/app.
-type ended struct {
-	Calls, Skipped int
-	Errors         map[string]int
-}
-
-// piece is one piece of a load.
-func piece(ctx context.Context, a *application) (ended, error) {
-	resp, err := fetch(ctx, a.http, fmt.Sprintf("/load?rate=%d&for=%s", moveRate, movePiece))
-	if err != nil {
-		return ended{}, fmt.Errorf("%s: %w", a.name, err)
-	}
-	defer resp.Body.Close()
-	var last json.RawMessage
-	for d := json.NewDecoder(resp.Body); ; {
-		var next json.RawMessage
-		if err := d.Decode(&next); errors.Is(err, io.EOF) {
-			break
-		} else if err != nil {
-			return ended{}, fmt.Errorf("%s: %w", a.name, err)
-		}
-		last = next
-	}
-	var e ended
-	err = json.Unmarshal(last, &e)
-	if err == nil && (e.Calls == 0 || e.Skipped > 0) {
-		err = fmt.Errorf("%s: %d calls, %d were not begun in time", a.name, e.Calls, e.Skipped)
-	}
-	return e, err
 }
