@@ -1,10 +1,7 @@
 package agent
 
 import (
-	"bufio"
 	"context"
-	"encoding/binary"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,12 +9,13 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/meshferry/meshferry/agent/peercred"
 )
 
 // listen opens a TCP listener. A port that is taken is reported with the process
@@ -80,8 +78,7 @@ func listenUnix(path string) (_ net.Listener, err error) {
 	return l, nil
 }
 
-// holder is " by <program> (pid N)", or empty. It looks for the socket's inode in
-// the kernel's table and then among the descriptors of the processes.
+// holder is " by <program> (pid N)", or empty.
 func holder(address string) string {
 	host, port, _ := net.SplitHostPort(address)
 	switch host {
@@ -90,68 +87,14 @@ func holder(address string) string {
 	case "localhost":
 		host = "127.0.0.1"
 	}
-	want, err := netip.ParseAddrPort(net.JoinHostPort(host, port))
+	at, err := netip.ParseAddrPort(net.JoinHostPort(host, port))
 	if err != nil {
 		return ""
 	}
-	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
-		for _, inode := range listening(table, want) {
-			if pid, name := process("socket:[" + inode + "]"); pid != "" {
-				return fmt.Sprintf(" by %s (pid %s)", name, pid)
-			}
-		}
+	if p := peercred.Listener(at); p.PID > 0 {
+		return fmt.Sprintf(" by %s (pid %d)", p.Name(), p.PID)
 	}
 	return ""
-}
-
-// listening lists the inodes of the sockets whose listening keeps others from an
-// address: at the same one, or one of the two is any address.
-func listening(table string, want netip.AddrPort) (inodes []string) {
-	f, err := os.Open(table)
-	if err != nil {
-		return nil
-	}
-	defer f.Close()
-	for lines := bufio.NewScanner(f); lines.Scan(); {
-		w := strings.Fields(lines.Text())
-		if len(w) <= 9 || w[3] != "0A" {
-			continue
-		}
-		at, ok := kernelAddress(w[1])
-		if ok && at.Port() == want.Port() && (at.Addr() == want.Addr().Unmap() || at.Addr().IsUnspecified() || want.Addr().IsUnspecified()) {
-			inodes = append(inodes, w[9])
-		}
-	}
-	return inodes
-}
-
-// kernelAddress reads an address of the kernel's table, "0100007F:5193": words of
-// four bytes in the machine's order, and the port as a number.
-func kernelAddress(text string) (netip.AddrPort, bool) {
-	host, port, _ := strings.Cut(text, ":")
-	raw, err := hex.DecodeString(host)
-	p, err2 := strconv.ParseUint(port, 16, 16)
-	if err != nil || err2 != nil || len(raw)%4 != 0 {
-		return netip.AddrPort{}, false
-	}
-	for i := 0; i < len(raw); i += 4 {
-		binary.NativeEndian.PutUint32(raw[i:], binary.BigEndian.Uint32(raw[i:]))
-	}
-	a, ok := netip.AddrFromSlice(raw)
-	return netip.AddrPortFrom(a.Unmap(), uint16(p)), ok
-}
-
-// process finds who has a descriptor that links to target.
-func process(target string) (pid, name string) {
-	links, _ := filepath.Glob("/proc/[0-9]*/fd/*")
-	for _, link := range links {
-		if to, err := os.Readlink(link); err == nil && to == target {
-			pid = strings.Split(link, "/")[2]
-			comm, _ := os.ReadFile("/proc/" + pid + "/comm")
-			return pid, strings.TrimSpace(string(comm))
-		}
-	}
-	return "", ""
 }
 
 // lockDir makes sure that one agent at a time uses a state directory. The lock

@@ -1,5 +1,6 @@
 // Package peercred tells which process of this machine is at the other end of a
-// connection. It asks the kernel, every time; nothing is kept.
+// connection, and which one listens at an address. It asks the kernel, every time;
+// nothing is kept.
 package peercred
 
 import (
@@ -34,7 +35,43 @@ func AddrPort(a net.Addr) netip.AddrPort {
 // then the descriptors of that user's processes, which takes milliseconds. The
 // process is known only where its descriptors may be read (same user, or we are
 // root).
-func TCP(remote, local net.Addr) Process { return find("/proc", AddrPort(remote), AddrPort(local)) }
+func TCP(remote, local net.Addr) Process {
+	return find("/proc", socketsUser, connected(AddrPort(remote), AddrPort(local)))
+}
+
+func connected(own, other netip.AddrPort) func(fields) bool {
+	return func(f fields) bool {
+		a, ok := f.own()
+		if !ok || a != own {
+			return false
+		}
+		b, ok := f.other()
+		return ok && b == other
+	}
+}
+
+// Listener is who listens at an address or keeps others from listening there: at
+// that port, one of the two addresses may be the one that stands for all.
+func Listener(at netip.AddrPort) Process {
+	at = netip.AddrPortFrom(at.Addr().Unmap(), at.Port())
+	return find("/proc", anyUser, func(f fields) bool {
+		own, ok := f.own()
+		return ok && f.listens() && own.Port() == at.Port() &&
+			(own.Addr() == at.Addr() || own.Addr().IsUnspecified() || at.Addr().IsUnspecified())
+	})
+}
+
+// Name is the program's, as the kernel knows it (15 bytes at most), or empty.
+func (p Process) Name() string {
+	if p.PID <= 0 {
+		return ""
+	}
+	comm, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.PID), "comm"))
+	if err != nil {
+		return ""
+	}
+	return strings.TrimSpace(string(comm))
+}
 
 // Unix is SO_PEERCRED: who connected.
 func Unix(c *net.UnixConn) Process {
@@ -54,37 +91,45 @@ func Unix(c *net.UnixConn) Process {
 	return owner
 }
 
-// find looks for the socket whose local end is remote and whose peer is local in the
-// kernel's tables. A v4 peer may stand in the v6 table.
-func find(proc string, remote, local netip.AddrPort) Process {
+// Whose descriptors are looked through for a socket. One that listens may have been
+// opened by root for a process that is somebody else's by now.
+type users bool
+
+const (
+	socketsUser users = false
+	anyUser     users = true
+)
+
+// find looks for the first socket in the kernel's tables that is the wanted one. A
+// v4 address may stand in the v6 table.
+func find(proc string, of users, wanted func(fields) bool) Process {
 	for _, table := range []string{"net/tcp", "net/tcp6"} {
 		f, err := os.Open(filepath.Join(proc, table))
 		if err != nil {
 			continue
 		}
-		uid, inode, found := findSocket(f, remote, local)
+		uid, inode, found := findSocket(f, wanted)
 		f.Close()
 		if found {
-			return Process{UID: uid, PID: socketHolder(proc, uid, inode)}
+			return Process{UID: uid, PID: socketHolder(proc, uid, of, inode)}
 		}
 	}
 	return nobody
 }
 
-// findSocket scans a table of /proc/net/tcp's form (Linux,
-// Documentation/networking/proc_net_tcp.rst): columns 1 and 2 are the two ends,
+// fields are the words of a line of /proc/net/tcp (Linux,
+// Documentation/networking/proc_net_tcp.rst): 1 and 2 are the two ends, 3 the state,
 // 7 the uid, 9 the inode.
-func findSocket(table io.Reader, own, other netip.AddrPort) (uid int, inode string, found bool) {
-	lines := bufio.NewScanner(table)
-	for lines.Scan() {
-		f := strings.Fields(lines.Text())
-		if len(f) < 10 {
-			continue
-		}
-		if a, ok := parseEnd(f[1]); !ok || a != own {
-			continue
-		}
-		if b, ok := parseEnd(f[2]); !ok || b != other {
+type fields []string
+
+func (f fields) own() (netip.AddrPort, bool)   { return parseEnd(f[1]) }
+func (f fields) other() (netip.AddrPort, bool) { return parseEnd(f[2]) }
+func (f fields) listens() bool                 { return f[3] == "0A" } // TCP_LISTEN
+
+func findSocket(table io.Reader, wanted func(fields) bool) (uid int, inode string, found bool) {
+	for lines := bufio.NewScanner(table); lines.Scan(); {
+		f := fields(strings.Fields(lines.Text()))
+		if len(f) < 10 || !wanted(f) {
 			continue
 		}
 		uid, err := strconv.Atoi(f[7])
@@ -108,8 +153,8 @@ func parseEnd(s string) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ip.Unmap(), uint16(p)), ok
 }
 
-// socketHolder is the process of that user that has the socket open, or -1.
-func socketHolder(proc string, uid int, inode string) int {
+// socketHolder is the process that has the socket open, or -1.
+func socketHolder(proc string, uid int, of users, inode string) int {
 	if inode == "0" {
 		return -1
 	}
@@ -120,7 +165,7 @@ func socketHolder(proc string, uid int, inode string) int {
 	}
 	for _, d := range dirs {
 		pid, err := strconv.Atoi(d.Name())
-		if err != nil || !ownedBy(filepath.Join(proc, d.Name()), uid) {
+		if err != nil || of == socketsUser && !ownedBy(filepath.Join(proc, d.Name()), uid) {
 			continue
 		}
 		fds := filepath.Join(proc, d.Name(), "fd")

@@ -1,7 +1,10 @@
 package peercred
 
 import (
+	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 )
@@ -29,13 +32,54 @@ func TestFindSocket(t *testing.T) {
 		{"127.0.0.1:50003", 0, "4713", false},
 		{"127.0.0.2:50000", -1, "", false},
 	} {
-		uid, inode, found := findSocket(strings.NewReader(table), netip.MustParseAddrPort(test.remote), local)
+		uid, inode, found := findSocket(strings.NewReader(table), connected(netip.MustParseAddrPort(test.remote), local))
 		if found != test.found || found && (uid != test.uid || inode != test.inode) {
 			t.Errorf("%s: %d %s %v", test.remote, uid, inode, found)
 		}
 	}
-	if o := find(t.TempDir(), local, local); o != nobody {
+	if o := find(t.TempDir(), socketsUser, connected(local, local)); o != nobody {
 		t.Errorf("without tables: %+v", o)
+	}
+}
+
+// The kernel knows that this process listens, and where nobody else can then.
+func TestListener(t *testing.T) {
+	one, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer one.Close()
+	all, err := net.Listen("tcp", ":0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer all.Close()
+	this := Process{UID: os.Getuid(), PID: os.Getpid()}
+	for _, test := range []struct {
+		name, host string
+		at         net.Listener
+		want       Process
+	}{
+		{"the address", "127.0.0.1", one, this},
+		{"any address while one is taken", "0.0.0.0", one, this},
+		{"another address", "127.0.0.2", one, nobody},
+		{"one address while any is taken", "127.0.0.2", all, this},
+		{"any address of IPv6", "::", all, this},
+		{"an address in the form of IPv6", "::ffff:127.0.0.1", one, this},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			at := netip.AddrPortFrom(netip.MustParseAddr(test.host), AddrPort(test.at.Addr()).Port())
+			got := Listener(at)
+			if got != test.want {
+				t.Fatalf("%v is held by %+v, want %+v", at, got, test.want)
+			}
+			if want := filepath.Base(os.Args[0]); got == this && !strings.HasPrefix(want, got.Name()) || got.Name() == "" && got == this {
+				t.Errorf("its name is %q, of %s", got.Name(), want)
+			}
+		})
+	}
+	if name := nobody.Name(); name != "" {
+		t.Errorf("nobody's name is %q", name)
 	}
 }
 
@@ -43,5 +87,5 @@ func FuzzFindSocket(f *testing.F) {
 	f.Add(table)
 	f.Add("a b c d e f g h i j\n0: :: 7F:1 x x x x x x x")
 	a := netip.MustParseAddrPort("127.0.0.1:50000")
-	f.Fuzz(func(t *testing.T, text string) { findSocket(strings.NewReader(text), a, a) })
+	f.Fuzz(func(t *testing.T, text string) { findSocket(strings.NewReader(text), connected(a, a)) })
 }
