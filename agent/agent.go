@@ -55,9 +55,10 @@ type Agent struct {
 	proxy     *proxy.Proxy
 	api       *api.Server
 
-	config   atomic.Pointer[config.Config] // what the agent runs with; Reload replaces it
-	backends atomic.Pointer[[]*backend]    // in the order of the configuration; Reload replaces them
-	stopping atomic.Bool
+	config    atomic.Pointer[config.Config] // what the agent runs with; Reload replaces it
+	backends  atomic.Pointer[[]*backend]    // in the order of the configuration; Reload replaces them
+	inboundAt atomic.Pointer[[]string]      // where registries list the inbound listeners; Reload replaces it
+	stopping  atomic.Bool
 
 	mu     sync.Mutex
 	groups *groups // guarded by mu; nil: Run has not begun, or ends
@@ -102,6 +103,8 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		return nil, err
 	}
 	a.inbound = int(inbound.Port())
+	at := a.advertised(cfg)
+	a.inboundAt.Store(&at)
 	outbound, err := netip.ParseAddrPort(a.listeners.outbound.Addr().String())
 	if err != nil {
 		return nil, err
@@ -128,7 +131,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 	}
 	routes := route.Options{
 		Sources: []route.Source{a.discovery},
-		Inbound: a.advertised(cfg),
+		Inbound: a.advertisedAt,
 		Policy:  func(s registry.Service) string { return a.config.Load().LoadBalance(s) },
 		Log:     log.With("part", "route"),
 
@@ -164,7 +167,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Version:   version,
 		Address:   net.JoinHostPort(cfg.Address, fmt.Sprint(a.inbound)),
 		Extra:     a.listeners.advertisedExtra(cfg.Address),
-		Inbound:   a.advertised(cfg),
+		Inbound:   a.advertisedAt,
 		Listeners: []net.Listener{a.listeners.control},
 		Workloads: a.workloads,
 		Routes:    a.router,
@@ -263,6 +266,7 @@ func (a *Agent) openRegistries(cfg config.Config) error {
 		Registries: named(list),
 		Dir:        cfg.StateDir,
 		Protection: protection(cfg.Protection),
+		Leaving:    a.stopping.Load,
 		Log:        a.log.With("part", "discovery"),
 	})
 	return nil

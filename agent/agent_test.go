@@ -102,6 +102,9 @@ func TestStop(t *testing.T) {
 			if cut := a.log.count("calls are cut"); (cut == 0) != answered {
 				t.Errorf("calls are cut: logged %d times", cut)
 			}
+			if answered && a.log.count("level=WARN") > 0 {
+				t.Errorf("an orderly stop warns:\n%s", a.log)
+			}
 		})
 	}
 }

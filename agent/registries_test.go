@@ -104,6 +104,29 @@ func TestRegistryNamedByPublications(t *testing.T) {
 	a.stop(t)
 }
 
+// TestRegistryAddedWithAnAddress: what a registry that came with a reload lists at an
+// address of its own is known to be behind this agent, which callers are told.
+func TestRegistryAddedWithAnAddress(t *testing.T) {
+	dir := t.TempDir()
+	one := fmt.Sprintf("{name: one, url: 'local://%s/one'}", dir)
+	two := fmt.Sprintf("{name: two, url: 'local://%s/two'}", dir)
+	const rest = "probe: {interval: 20ms}\nstop: {notifyWait: 0s}\n"
+	p := provide(t)
+	a := run(t, load(t, dir, "registries: ["+one+"]\n"+rest))
+	a.publish(t, p.port())
+	fallback := func(want string) func() bool {
+		return func() bool {
+			_, text := a.ask(t, "POST", "/v1/subscribe", fmt.Sprintf(`{"url":"consumer://127.0.0.1/%s?application=caller&interface=%[1]s"}`, service))
+			_, list, _ := strings.Cut(text, `"fallback":[`)
+			return strings.Contains(list, "dubbo://"+want+"/"+service+"?")
+		}
+	}
+	eventually(t, "the provider's own port", fallback(fmt.Sprintf("127.0.0.1:%d", p.port())))
+	a.Reload(load(t, dir, "registries: ["+one+", "+two+"]\naddresses: {two: 127.0.0.2}\n"+rest))
+	eventually(t, "the provider's own port, of what the second registry lists", fallback(fmt.Sprintf("127.0.0.2:%d", p.port())))
+	a.stop(t)
+}
+
 // TestRegistryThatCannotBeAdded leaves the others alone.
 func TestRegistryThatCannotBeAdded(t *testing.T) {
 	c := settings(t)

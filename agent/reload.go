@@ -19,6 +19,7 @@ func (a *Agent) Reload(next config.Config) {
 	before := a.config.Load()
 	merged, changed, restart := before.Reload(next)
 	merged.Warnings = next.Warnings
+	readdressed := a.readdress(*before, merged) // first: a registry that is added may be heard at once
 	if slices.Contains(changed, "registries") {
 		failed := a.exchange(merged)
 		merged.Registries = slices.DeleteFunc(slices.Clone(merged.Registries), func(r config.Registry) bool { return slices.Contains(failed, r.Name) })
@@ -34,8 +35,10 @@ func (a *Agent) Reload(next config.Config) {
 		a.log.Error("inbound.static not changed", "err", err)
 	}
 	a.discovery.SetProtection(protection(merged.Protection))
-	if slices.Contains(changed, "services") {
+	if readdressed || slices.Contains(changed, "services") {
 		a.router.Refresh()
+	}
+	if slices.Contains(changed, "services") {
 		for _, b := range *a.backends.Load() {
 			b.loop.Refresh()
 		}

@@ -32,7 +32,11 @@ func (a *Agent) own() (list []netip.AddrPort) {
 	return list
 }
 
-// advertised are the addresses at which registries list the inbound listeners.
+// advertisedAt is every host:port at which registries list the inbound listeners.
+func (a *Agent) advertisedAt() []string { return *a.inboundAt.Load() }
+
+// advertised are the addresses at which the registries of a configuration list the
+// inbound listeners.
 func (a *Agent) advertised(cfg config.Config) (list []string) {
 	ports := slices.Collect(maps.Values(a.listeners.extraPorts()))
 	for _, port := range append(ports, a.inbound) {
@@ -43,6 +47,16 @@ func (a *Agent) advertised(cfg config.Config) (list []string) {
 	}
 	slices.Sort(list)
 	return slices.Compact(list)
+}
+
+// readdress takes the addresses of a new configuration. Those of the old one stay
+// until the next: a registry that leaves lists them until the others list everything.
+// It tells whether there are others now.
+func (a *Agent) readdress(before, now config.Config) bool {
+	at := append(a.advertised(before), a.advertised(now)...)
+	slices.Sort(at)
+	at = slices.Compact(at)
+	return !slices.Equal(*a.inboundAt.Swap(&at), at)
 }
 
 // staticLocals are the services of an application that registers itself. Without a

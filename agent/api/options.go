@@ -27,14 +27,16 @@ type Options struct {
 	Version   string         // of the program, shown in status
 	Address   string         // host:port that other hosts dial, shown in status
 	Extra     []Extra        // exceptions of Address
-	Inbound   []string       // every host:port at which registries list providers behind this agent; nil: Address
 	Listeners []net.Listener // loopback TCP and unix; the server closes them
 	Workloads *workload.Store
 	Routes    Routes
 	// Registries are those of the configuration now, in its order.
 	Registries func() []Registry
-	Outbound   netip.AddrPort // bound address of the outbound listener
-	Protocols  []string       // what the outbound listener speaks; nil: dubbo
+	// Inbound is every host:port at which registries list providers behind this
+	// agent. Nil: Address.
+	Inbound   func() []string
+	Outbound  netip.AddrPort // bound address of the outbound listener
+	Protocols []string       // what the outbound listener speaks; nil: dubbo
 
 	Mosn  *Mosn        // MOSN-compatible calls; nil: none
 	Admin http.Handler // /healthz, /readyz, /metrics and /debug/xds; nil: none
@@ -90,7 +92,7 @@ type Mosn struct {
 func (o Options) withDefaults() Options {
 	o.Limits = o.Limits.withDefaults()
 	if o.Inbound == nil {
-		o.Inbound = []string{o.Address}
+		o.Inbound = func() []string { return []string{o.Address} }
 	}
 	if o.Protocols == nil {
 		o.Protocols = []string{"dubbo"}

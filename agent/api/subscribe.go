@@ -106,7 +106,7 @@ func (s *Server) document(sub workload.Subscription) Document {
 	}
 	d := Answer(Question{
 		Subscription: sub, State: state, Reason: set.Reason, Providers: set.Providers,
-		Outbound: s.o.Outbound, Protocols: s.o.Protocols, Inbound: s.o.Inbound,
+		Outbound: s.o.Outbound, Protocols: s.o.Protocols, Inbound: s.o.Inbound(),
 	})
 	d.Agent = s.o.Agent
 	d.Registries = s.registryStates(time.Now())

@@ -34,7 +34,10 @@ type Options struct {
 	// Probe connects to an address. Held providers whose address refuses (the
 	// error wraps syscall.ECONNREFUSED) are dropped. Nil: TCP.
 	Probe func(ctx context.Context, address string) error
-	Log   *slog.Logger
+	// Leaving tells that this agent takes what it has published out of the
+	// registries: what disappears then is no news to its log. Nil: never.
+	Leaving func() bool
+	Log     *slog.Logger
 }
 
 // Status is the state of one registry.
@@ -92,6 +95,9 @@ func New(o Options) *Source {
 	o.MaxWanted = cmp.Or(o.MaxWanted, 4096)
 	if o.Probe == nil {
 		o.Probe = dial
+	}
+	if o.Leaving == nil {
+		o.Leaving = func() bool { return false }
 	}
 	s := &Source{o: o, log: o.Log, wake: make(chan struct{}, 1)}
 	for _, r := range o.Registries {

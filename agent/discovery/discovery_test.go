@@ -479,6 +479,28 @@ func TestDiskThatFailsIsSaidOnce(t *testing.T) {
 	}
 }
 
+// What this agent takes out itself, at its stop, is nothing to warn about; it is
+// held all the same, for the calls that are still to be served.
+func TestHoldAtAStop(t *testing.T) {
+	var log bytes.Buffer
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeRegistry()
+		f.set("a.B", urls(1)...)
+		o := main(f)
+		o.Leaving = func() bool { return true }
+		o.Log = slog.New(slog.NewTextHandler(&log, nil))
+		w := start(t, o)
+		defer w.stop()
+		w.s.Want("a.B")
+		w.expect("a.B@main", "ready 1")
+		f.set("a.B")
+		w.expect("a.B@main", "protected 1")
+	})
+	if log.Len() > 0 {
+		t.Errorf("log:\n%s", &log)
+	}
+}
+
 func TestHoldIsLoggedOnce(t *testing.T) {
 	var log bytes.Buffer
 	synctest.Test(t, func(t *testing.T) {

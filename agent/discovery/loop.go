@@ -387,7 +387,9 @@ func (l *loop) step(m *member, iface string, s *set, next func() bool) bool {
 	case s.failed != failed && s.failed != "":
 		l.log.Warn("registry cannot follow the interface", "registry", name, "interface", iface, "err", s.failed)
 	case s.why != "" && s.why != why:
-		l.log.Warn("providers are held", "registry", name, "interface", iface, "why", s.why, "held", len(places(s.held)), "for", time.Until(s.until).Round(time.Second))
+		if !l.o.Leaving() {
+			l.log.Warn("providers are held", "registry", name, "interface", iface, "why", s.why, "held", len(places(s.held)), "for", time.Until(s.until).Round(time.Second))
+		}
 	case s.why == "" && why != "":
 		l.log.Info("hold ended", "registry", name, "interface", iface, "why", why, "providers", len(s.now))
 	}

@@ -15,8 +15,9 @@ func (l Local) Adopts() bool { return l.Service == (registry.Service{}) }
 // Options.Inbound, and has the inbound side compiled again if that changed.
 func (c *compiler) noteHere(iface string, set *ifaceSet) {
 	var here []candidate
+	inbound := c.o.Inbound()
 	for _, x := range set.candidates {
-		if !x.mesh && slices.Contains(c.o.Inbound, x.address) {
+		if !x.mesh && slices.Contains(inbound, x.address) {
 			here = append(here, x)
 		}
 	}

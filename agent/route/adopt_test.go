@@ -36,7 +36,8 @@ func registered(t *testing.T, address, service, application, params string) regi
 // application gets its own calls.
 func TestAdopt(t *testing.T) {
 	const p1, p2 = "127.0.0.1:20880", "127.0.0.1:20890"
-	c := newCompiler(Options{Inbound: []string{here}})
+	inbound := []string{here}
+	c := newCompiler(Options{Inbound: func() []string { return inbound }})
 	c.setLocal([]Local{adopting("shop", p1), adopting("stock", p2)})
 	find := func(s *Snapshot, path, version, group string) []string {
 		return addresses(s.Inbound.find(path, version, group))
@@ -96,6 +97,18 @@ func TestAdopt(t *testing.T) {
 	if s, _ = c.compile(time.Now()); !s.Adopts() {
 		t.Error("a refresh lost the applications")
 	}
+
+	// A registry that comes later may list the listener at another address.
+	const there = "192.0.2.7:20882"
+	c.update(ready("a.Bar", registered(t, there, "a.Bar", "shop", "")))
+	if s, _ = c.compile(time.Now()); find(s, "a.Bar", "", "") != nil {
+		t.Error("adopted from another host's address")
+	}
+	inbound = append(inbound, there)
+	c.refresh()
+	if s, _ = c.compile(time.Now()); !slices.Equal(find(s, "a.Bar", "", ""), []string{p1}) {
+		t.Error("not adopted from an address that was added")
+	}
 	c.setLocal(nil)
 	if s, _ = c.compile(time.Now()); s.Adopts() || find(s, meta, "1.0.0", "shop") != nil {
 		t.Error("what was removed stayed")
@@ -107,7 +120,7 @@ func TestAwaitLocal(t *testing.T) {
 		f := newFakeSource(
 			ready("a.Foo", registered(t, here, "a.Foo:1.0.0", "shop", "")),
 			ready("a.Elsewhere", registered(t, "10.0.0.6:20880", "a.Elsewhere", "shop", "")))
-		r, stop := running(t, Options{Sources: []Source{f}, Inbound: []string{here}})
+		r, stop := running(t, Options{Sources: []Source{f}, Inbound: func() []string { return []string{here} }})
 		defer stop()
 		r.SetLocal([]Local{adopting("shop", "127.0.0.1:20880")})
 		until(t, r, (*Snapshot).Adopts)
@@ -157,7 +170,7 @@ func TestAwaitLocal(t *testing.T) {
 func TestAdoptedIsRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeSource(ready("a.Foo", registered(t, here, "a.Foo", "shop", "")))
-		r, stop := running(t, Options{Sources: []Source{f}, Inbound: []string{here}})
+		r, stop := running(t, Options{Sources: []Source{f}, Inbound: func() []string { return []string{here} }})
 		defer stop()
 		r.SetLocal([]Local{adopting("shop", "127.0.0.1:20880")})
 		f.Want("a.Foo")

@@ -59,6 +59,9 @@ type localSet struct {
 }
 
 func newCompiler(o Options) *compiler {
+	if o.Inbound == nil {
+		o.Inbound = func() []string { return nil }
+	}
 	c := &compiler{
 		o:        o,
 		stats:    newStatistics(cmp.Or(o.MaxStats, 10_000)),

@@ -83,8 +83,8 @@ type Options struct {
 	Host    func(registry.Service) string
 	Routing func(registry.Service) Routing
 	// Inbound are the addresses, host:port, at which registries list the inbound
-	// listener.
-	Inbound []string
+	// listener. Refresh makes the router ask again. Nil: none.
+	Inbound func() []string
 	// Applications have an inbound port of their own: Snapshot.Application.
 	Applications []string
 	MaxStats     int // services with statistics of their own; more share one entry. 0: 10000
