@@ -133,7 +133,11 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Sources: []route.Source{a.discovery},
 		Inbound: a.advertisedAt,
 		Policy:  func(s registry.Service) string { return a.config.Load().LoadBalance(s) },
-		Log:     log.With("part", "route"),
+		Registry: func(name string) route.Share {
+			weight, preferred := a.config.Load().Share(name)
+			return route.Share{Weight: weight, Preferred: preferred}
+		},
+		Log: log.With("part", "route"),
 
 		Applications: a.listeners.withOwnPort(),
 	}

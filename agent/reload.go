@@ -25,6 +25,9 @@ func (a *Agent) Reload(next config.Config) {
 		merged.Registries = slices.DeleteFunc(slices.Clone(merged.Registries), func(r config.Registry) bool { return slices.Contains(failed, r.Name) })
 	}
 	a.config.Store(&merged)
+	if slices.Contains(changed, "registries") {
+		a.router.Refresh() // weights and preferences
+	}
 	for _, w := range next.Warnings {
 		if !slices.Contains(before.Warnings, w) {
 			a.log.Warn(w)

@@ -196,6 +196,16 @@ func (c Config) AddressFor(registry string) string {
 	return c.Address
 }
 
+// Share is how the providers of a registry count beside those of others.
+func (c Config) Share(registry string) (weight int, preferred bool) {
+	for _, r := range c.Registries {
+		if r.Name == registry {
+			return r.Weight, r.Preferred
+		}
+	}
+	return 100, false
+}
+
 // PublishMode is how a service is published: "mesh" unless Services say
 // otherwise.
 func (c Config) PublishMode(s registry.Service) string {

@@ -26,7 +26,8 @@ func TestErrors(t *testing.T) {
 			"m.yaml:4: listeners.inbound and inbound.extra of b have the same address 0.0.0.0:20882",
 			"m.yaml:6: inbound.extra of c and inbound.extra of d have the same address 0.0.0.0:20892"}},
 		{name: "extra port of a static application", file: "inbound:\n  extra: [{port: 20892, application: a}]\n  static: [{application: a, port: 20892}]", want: []string{"m.yaml:3: inbound.static: a: port 20892 is the agent's own listener 0.0.0.0:20892: set the port on which the application really listens"}},
-		{name: "registry key not yet", file: "registries: [{url: '" + zk + "', weight: x}]", want: []string{"m.yaml:1: registries.weight: this version does not have it yet"}},
+		{name: "registry key not yet", file: "registries: [{url: '" + zk + "', configRoot: x}]", want: []string{"m.yaml:1: registries.configRoot: this version does not have it yet"}},
+		{name: "registry weight", file: "registries: [{url: '" + zk + "', weight: -1}]", want: []string{"m.yaml:1: registries.weight: want a number in 0..10000, not \"-1\""}},
 		{name: "several at once", file: "probe: {fall: x}\nlog: {level: inf}\nstop: {drain: 5}", want: []string{
 			`m.yaml:1: probe.fall: want a number in 1..1000, not "x"`,
 			`m.yaml:2: log.level: want debug, info, warn, error, not "inf" (did you mean "info"?)`,

@@ -203,7 +203,7 @@ func (l *loader) list(where string, texts []string) {
 		}
 		for _, lower := range l.entries {
 			if lower.name == e.name {
-				e.params, e.username, e.file = lower.params, lower.username, lower.file
+				e.params, e.username, e.file, e.weight, e.preferred = lower.params, lower.username, lower.file, lower.weight, lower.preferred
 			}
 		}
 		entries = append(entries, e)

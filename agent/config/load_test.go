@@ -45,7 +45,7 @@ func TestDefaults(t *testing.T) {
 	want := Config{
 		Listeners:  Listeners{"127.0.0.1:20881", "0.0.0.0:20882", "127.0.0.1:20883", "/run/meshferry/control.sock", ""},
 		StateDir:   "/var/lib/meshferry",
-		Registries: []Registry{{Name: "main", Backend: "zookeeper", URL: zk}},
+		Registries: []Registry{{Name: "main", Backend: "zookeeper", URL: zk, Weight: 100}},
 		MeshPorts:  []int{20882},
 		XDS:        XDS{Mode: "sidecar", Port: 20882, Node: XDSNode{Namespace: "default"}},
 		Publish:    Publish{[]registry.Model{"interface", "application"}},
@@ -74,9 +74,9 @@ func TestWholeFile(t *testing.T) {
 		Listeners: Listeners{"127.0.0.1:1", "[::]:2", "127.0.0.1:3", "/run/x.sock", "/etc/t"},
 		StateDir:  "/var/x",
 		Registries: []Registry{
-			{Name: "main", Backend: "zookeeper", URL: "zookeeper://h1:2181,h2:2181/dubbo?root=r&servicesRoot=s&sessionTimeout=20s", Username: "u", PasswordFile: "/etc/p"},
-			{Name: "dr", Backend: "zookeeper", URL: "zookeeper://h3:2181?group=g"},
-			{Name: "here", Backend: "local", URL: "local:///var/lib/reg"},
+			{Name: "main", Backend: "zookeeper", URL: "zookeeper://h1:2181,h2:2181/dubbo?root=r&servicesRoot=s&sessionTimeout=20s", Username: "u", PasswordFile: "/etc/p", Weight: 100},
+			{Name: "dr", Backend: "zookeeper", URL: "zookeeper://h3:2181?group=g", Weight: 25, Preferred: true},
+			{Name: "here", Backend: "local", URL: "local:///var/lib/reg", Weight: 100},
 		},
 		Services: []Service{
 			{Match: "g1/com.a.Foo:1.0.0", Publish: "direct"},
@@ -182,7 +182,7 @@ func TestPasswords(t *testing.T) {
 	}
 	var log strings.Builder
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "password", r.Password, "registry", r, "config", c)
-	for _, shown := range []string{fmt.Sprint(c), fmt.Sprintf("%+v %#v %s %q", c, c, r.Password, r.Password), string(text), log.String(), fmt.Sprintf("%x", c.Redacted().Registries)} {
+	for _, shown := range []string{fmt.Sprint(c), fmt.Sprintf("%+v %#v %s %q", c, c, r.Password, r.Password), string(text), log.String(), fmt.Sprintf("%x", c.Redacted().Registries[0].Password)} {
 		if strings.Contains(shown, "pa:ss") || strings.Contains(shown, fmt.Sprintf("%x", "pa:ss")) {
 			t.Errorf("the password is shown: %s", shown)
 		}

@@ -23,6 +23,8 @@ type Registry struct {
 	Username     string
 	Password     Secret // from the environment or the URL; it beats PasswordFile
 	PasswordFile string
+	Weight       int  // of its providers, in percent
+	Preferred    bool // its providers are called before those of others
 }
 
 // Credentials are the user and the password, which is read from PasswordFile if
@@ -64,6 +66,9 @@ type entry struct {
 	params   map[string]string // root, servicesRoot, namespace, group, tls, sessionTimeout
 	username string
 	file     string
+
+	weight    *int // nil: not said
+	preferred bool
 }
 
 // fields are the keys of one registry in the file.
@@ -92,6 +97,12 @@ func (e *entry) fields() map[string]func(string) error {
 		"namespace":    param("namespace"),
 		"group":        param("group"),
 		"tls":          param("tls"),
+		"weight": func(v string) error {
+			n, err := integer(0, 10_000)(v)
+			e.weight = &n
+			return err
+		},
+		"preferred": func(v string) (err error) { e.preferred, err = boolean(v); return err },
 		"sessionTimeout": func(v string) error {
 			if _, err := duration(time.Second)(v); err != nil {
 				return err
@@ -117,7 +128,10 @@ func parseEntry(text, where string) (entry, error) {
 // finish makes a Registry of an entry. A password in the URL is told of in
 // warning. Errors do not contain it.
 func (e entry) finish() (r Registry, warning string, err error) {
-	r = Registry{Name: e.name, Username: e.username, PasswordFile: e.file}
+	r = Registry{Name: e.name, Username: e.username, PasswordFile: e.file, Weight: 100, Preferred: e.preferred}
+	if e.weight != nil {
+		r.Weight = *e.weight
+	}
 	scheme, rest, ok := strings.Cut(e.url, "://")
 	if !ok {
 		return r, "", fmt.Errorf("want an address like zookeeper://host:2181, nacos://host:8848 or local:///directory, not %q", withoutUser(e.url))

@@ -29,14 +29,18 @@ func (c Config) Reload(next Config) (merged Config, changed, restart []string) {
 		changed = append(changed, "inbound.static")
 	}
 	merged.Registries, merged.Addresses = nil, maps.Clone(next.Addresses)
+	differ := false
 	for _, r := range next.Registries {
 		i := slices.IndexFunc(c.Registries, func(o Registry) bool { return o.Name == r.Name })
 		if i < 0 {
 			merged.Registries = append(merged.Registries, r)
 			continue
 		}
-		merged.Registries = append(merged.Registries, c.Registries[i])
-		if c.Registries[i] != r {
+		now := c.Registries[i]
+		differ = differ || now.Weight != r.Weight || now.Preferred != r.Preferred
+		now.Weight, now.Preferred = r.Weight, r.Preferred
+		merged.Registries = append(merged.Registries, now)
+		if now != r {
 			restart = append(restart, "registries."+r.Name)
 		}
 		if was, is := c.Addresses[r.Name], next.Addresses[r.Name]; was != is {
@@ -46,7 +50,7 @@ func (c Config) Reload(next Config) (merged Config, changed, restart []string) {
 			}
 		}
 	}
-	if !slices.EqualFunc(c.Registries, merged.Registries, func(a, b Registry) bool { return a.Name == b.Name }) {
+	if differ || !slices.EqualFunc(c.Registries, merged.Registries, func(a, b Registry) bool { return a.Name == b.Name }) {
 		changed = append(changed, "registries")
 	}
 	if !slices.Equal(c.Extra, next.Extra) {

@@ -24,6 +24,7 @@ func TestReload(t *testing.T) {
 		{"lists", "addresses: {main: 192.0.2.9}\nregistries: [{url: '" + zk + "/other'}]", "", "addresses.main registries.main"},
 		{"one more registry", "addresses: {new: 192.0.2.9}\nregistries: [{url: '" + zk + "'}, {name: new, url: '" + zk + "/other'}]", "registries", ""},
 		{"another registry", "registries: [{name: new, url: '" + zk + "/other'}]", "registries", ""},
+		{"weight", "registries: [{url: '" + zk + "', name: main, weight: 50, preferred: true}]", "registries", ""},
 		{"another order", "registries: [{name: new, url: '" + zk + "/other'}, {url: '" + zk + "', name: main}]", "registries", ""},
 		{"password", "registries: [{url: '" + strings.Replace(zk, "//", "//u:p@", 1) + "'}]", "", "registries.main"},
 	} {

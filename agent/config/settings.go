@@ -100,7 +100,7 @@ func settings() []setting {
 
 // later are names of CONTRACT §11 whose part this version does not have.
 var later = map[string]bool{
-	"registries.configRoot": true, "registries.weight": true,
+	"registries.configRoot": true,
 }
 
 // field is the value at a place, read by parse.

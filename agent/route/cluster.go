@@ -17,6 +17,7 @@ type Endpoint struct {
 	Weight int    // as configured; Explain shows the effective one of a warm-up
 
 	facts    *facts // of URL
+	second   bool   // a registry lists it that is not preferred
 	readonly bool   // inbound: Local.Readonly
 	spec     *EndpointSpec
 	locality *LocalitySpec

@@ -128,11 +128,24 @@ func (c *compiler) cluster(direction string, s registry.Service, entries []entry
 // weigh makes the cluster's balance and tells whether endpoints warm up.
 func (c *compiler) weigh(cl *Cluster) (warming bool) {
 	weights := make([]uint32, len(cl.Endpoints))
+	reserve, preferred := make([]uint32, len(cl.Endpoints)), false
 	for i, e := range cl.Endpoints {
 		w, more := e.effective(c.now)
 		weights[i], warming = w, warming || more
+		preferred = preferred || w > 0 && !e.second
 	}
-	cl.balance.Store(newBalance(weights, cl.Policy))
+	if preferred { // those of other registries wait until none of these can be called
+		for i, e := range cl.Endpoints {
+			if e.second {
+				reserve[i], weights[i] = weights[i], 0
+			}
+		}
+	}
+	b := newBalance(weights, cl.Policy)
+	if preferred {
+		b.reserve = reserve
+	}
+	cl.balance.Store(b)
 	return warming
 }
 

@@ -242,11 +242,30 @@ func (c *compiler) set(iface string) *ifaceSet {
 	for i, x := range set.candidates {
 		if x.excluded == "" && x.provider.URL.Protocol == protocol {
 			e := newEndpoint(c.peer(Outbound, x.address), x.provider.URL, x.facts)
+			c.share(e, x.registries)
 			set.endpoints[i] = e
 			set.entries = append(set.entries, entry{x.service, e.URL.Path, e})
 		}
 	}
 	return set
+}
+
+// share makes an endpoint count as the registries that list it say.
+func (c *compiler) share(e *Endpoint, registries []string) {
+	if c.o.Registry == nil {
+		return
+	}
+	best := Share{}
+	for _, name := range registries {
+		s := c.o.Registry(name)
+		best.Weight, best.Preferred = max(best.Weight, s.Weight), best.Preferred || s.Preferred
+	}
+	if e.Weight > 0 && best.Weight > 0 {
+		e.Weight = min(max(1, e.Weight*best.Weight/100), mostWeight)
+	} else {
+		e.Weight = 0
+	}
+	e.second = !best.Preferred
 }
 
 // aliases lists the paths that differ from the interface.

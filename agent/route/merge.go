@@ -74,6 +74,11 @@ func merge(updates []Update) []candidate {
 		id := process{at, c.provider.URL.Path, c.origin}
 		if one, ok := first[id]; ok {
 			c.excluded = "duplicate of " + string(one.provider.Model) + " level"
+			for _, name := range c.registries {
+				if !slices.Contains(one.registries, name) {
+					one.registries = append(one.registries, name)
+				}
+			}
 			if one.began.IsZero() && !c.began.IsZero() {
 				one.began, one.stamp = c.began, c.stamp
 				one.provider.URL = one.provider.URL.With(registry.KeyTimestamp, c.stamp)

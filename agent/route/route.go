@@ -70,6 +70,15 @@ const (
 	Inbound  = "inbound"  // a local provider is called
 )
 
+// Share is how the providers that a source lists count beside those of others. For
+// one that several list the best counts.
+type Share struct {
+	Weight int // in percent of the provider's own weight
+	// Preferred: others are called only if none of the preferred ones can be
+	// (org.apache.dubbo.rpc.cluster.support.registry.ZoneAwareClusterInvoker).
+	Preferred bool
+}
+
 // Options of New. The zero value works.
 type Options struct {
 	Sources []Source
@@ -82,6 +91,9 @@ type Options struct {
 	Rules   RuleSource
 	Host    func(registry.Service) string
 	Routing func(registry.Service) Routing
+	// Registry says how providers of a source count beside those of others; it is
+	// asked by the source's name. Nil: all alike.
+	Registry func(source string) Share
 	// Inbound are the addresses, host:port, at which registries list the inbound
 	// listener. Refresh makes the router ask again. Nil: none.
 	Inbound func() []string
