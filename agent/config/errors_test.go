@@ -17,7 +17,6 @@ func TestErrors(t *testing.T) {
 		{name: "unknown key at the top", file: "registrys: []", want: []string{`m.yaml:1: unknown key "registrys" (did you mean "registries"?)`}},
 		{name: "key of another level", file: "emptyHold: 1s", want: []string{`m.yaml:1: unknown key "emptyHold" (did you mean "protection.emptyHold"?)`}},
 		{name: "like nothing", file: "stop: {zzzzzzzz: 1}", want: []string{`m.yaml:1: unknown key "stop.zzzzzzzz" (known here: drain, notifyWait)`}},
-		{name: "not yet", file: "registries: [{url: 'zookeeper://h:1', weight: 1}]", want: []string{"m.yaml:1: registries.weight: this version does not have it yet"}},
 		{name: "extra without application", file: "inbound:\n  extra:\n  - port: 20892", want: []string{"m.yaml:3: inbound.extra: an entry needs port and application, the one to which the port belongs"}},
 		{name: "extra port", file: "inbound: {extra: [{port: 0, application: a}, {prot: 1}]}", want: []string{`m.yaml:1: inbound.extra.port: want a number in 1..65535, not "0"`, `m.yaml:1: unknown key "inbound.extra.prot" (did you mean "port"?)`, "m.yaml:1: inbound.extra: an entry needs port and application, the one to which the port belongs"}},
 		{name: "two extra ports", file: "inbound:\n  extra:\n  - {port: 20892, application: a}\n  - {port: 20893, application: a}", want: []string{"m.yaml:4: inbound.extra: a is there twice, and has one port"}},

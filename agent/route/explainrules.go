@@ -163,7 +163,7 @@ func (x *Explanation) split(r *Route, now time.Time) {
 				one.Filters = append(one.Filters, Filter{step.filter, step.left})
 			}
 			one.Limits = cl.limits()
-			x.Rules.Unsupported = append(x.Rules.Unsupported, cl.spec.Unsupported...)
+			x.Rules.Unsupported = append(x.Rules.Unsupported, cl.spec.flaws()...)
 			usable := x.ruledCandidates(cl, b, one.Share, now)
 			one.Filters = append(one.Filters, Filter{"reachable", usable})
 			if usable > 0 && one.Share > 0 {

@@ -124,6 +124,7 @@ func BenchmarkRulesRoute(b *testing.B) {
 	c.compile(time.Now())
 	path, method := []byte("com.example.shop.inventory.api.service77facade"), []byte("find")
 	b.ReportAllocs()
+	b.ResetTimer()
 	b.RunParallel(func(pb *testing.PB) {
 		for pb.Next() {
 			route, _ := c.snapshot.Outbound.Lookup(path, nil).Only().Routes().ByMethod(method)

@@ -262,7 +262,9 @@ type ClusterSpec struct {
 	Table  int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
 
 	// Resolve: the endpoints' hosts are names, looked up this often (STRICT_DNS,
-	// dns_refresh_rate). 0: they are addresses (EDS, STATIC).
+	// dns_refresh_rate). 0: they are addresses (EDS, STATIC). Not yet as xDS wants it:
+	// a name is one endpoint, looked up when a connection is made, which Unsupported
+	// of the router says.
 	Resolve time.Duration
 
 	ConnectTimeout time.Duration // connect_timeout; 0: that of the proxy
