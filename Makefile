@@ -29,8 +29,9 @@ java: ## the thin Java SDK, with its tests against an agent in process
 java-it: ## the thin Java SDK in real applications of each Dubbo line, behind real agents
 	$(MVN) -q -B -f sdk-lite/java -Pit verify
 
-test-nacos: ## registry/nacos with Nacos 3.1
-	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -nacos3
+test-nacos: ## registry/nacos on Nacos 2.3 and 3.1: also with servers that stop, start, are wiped, and ask for no login
+	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -long
+	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -long -nacos3
 
 test-java: ## the long suites with Java, in a network namespace: calls, restarts, Spring, zero-code, foreign addresses
 	$(GO) test $(RACE) ./demo/e2e -run 'Java|ZeroCode|Foreign' -count=1 -timeout 30m -java

@@ -14,12 +14,26 @@ import (
 	"github.com/meshferry/meshferry/registry/registrytest"
 )
 
+// TestConformance leaves out, without -long, what takes the server down.
 func TestConformance(t *testing.T) {
-	s := server(t)
+	conformance(t, server(t), options)
+}
+
+// TestConformanceWithoutLogin: the server asks for no login, and none is made.
+func TestConformanceWithoutLogin(t *testing.T) {
+	s := ownServer(t)
+	conformance(t, s, func(s *nacostest.Server, namespace, host string) Options {
+		o := options(s, namespace, host)
+		o.User, o.Password = "", ""
+		return o
+	})
+}
+
+func conformance(t *testing.T, s *nacostest.Server, options func(s *nacostest.Server, namespace, host string) Options) {
 	registrytest.Conformance(t, func(t *testing.T) registrytest.Store {
 		id := namespace(t, s)
 		agents := map[string]mortal{}
-		return registrytest.Store{
+		store := registrytest.Store{
 			Patience:       patience,
 			SettlesInTurns: true,
 			Open: func(t *testing.T, host string) registry.Registry {
@@ -33,12 +47,6 @@ func TestConformance(t *testing.T) {
 			},
 			Kill: func(t *testing.T, host string) {
 				agents[host].kill()
-			},
-			Down: func(t *testing.T) { s.Kill() },
-			Up: func(t *testing.T) {
-				if err := s.Restart(); err != nil {
-					t.Fatal(err)
-				}
 			},
 			Consumers: func(t *testing.T, iface string) (urls []string) {
 				names, err := s.Services(t.Context(), id, DefaultGroup)
@@ -71,6 +79,15 @@ func TestConformance(t *testing.T) {
 				return b.String()
 			},
 		}
+		if *long {
+			store.Down = func(t *testing.T) { s.Kill() }
+			store.Up = func(t *testing.T) {
+				if err := s.Restart(); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		return store
 	})
 }
 

@@ -17,8 +17,10 @@ import (
 	"github.com/nacos-group/nacos-sdk-go/v2/common/remote/rpc/rpc_request"
 	"github.com/nacos-group/nacos-sdk-go/v2/common/remote/rpc/rpc_response"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meshferry/meshferry/registry"
@@ -65,6 +67,7 @@ func refused(err error, code int) bool {
 type conn struct {
 	// Immutable after dial.
 	server string
+	began  time.Time
 	token  atomic.Pointer[string] // of the login; empty: none
 	cc     *grpc.ClientConn
 	client api.RequestClient
@@ -99,7 +102,7 @@ func dial(ctx context.Context, server, namespace, token string, secure *tls.Conf
 	if err != nil {
 		return nil, err
 	}
-	c := &conn{server: server, cc: cc, client: api.NewRequestClient(cc)}
+	c := &conn{server: server, began: time.Now(), cc: cc, client: api.NewRequestClient(cc)}
 	c.token.Store(&token)
 	c.ended, c.end = context.WithCancelCause(context.Background())
 	streaming, closed := context.WithCancel(context.Background())
@@ -229,7 +232,9 @@ func payload(kind string, headers map[string]string, body []byte) *api.Payload {
 }
 
 // ask sends a request and reads its answer. An error that says nothing of the
-// request but of the connection ends it, and is ErrAway.
+// request but of the connection ends it, and is ErrAway. A server that is slow with
+// one request and answers others is not away: with the connection our instances
+// would go.
 func (c *conn) ask(ctx context.Context, q rpc_request.IRequest, a rpc_response.IResponse) error {
 	limit, cancel := context.WithTimeout(ctx, requestWithin)
 	defer cancel()
@@ -249,9 +254,18 @@ func (c *conn) ask(ctx context.Context, q rpc_request.IRequest, a rpc_response.I
 	}
 	if why := context.Cause(c.ended); why != nil {
 		err = why
+	} else if (limit.Err() != nil || status.Code(err) == codes.DeadlineExceeded) && c.answers() { // the server keeps the deadline too
+		return fmt.Errorf("%s answers others, but not %s within %v", c.server, q.GetRequestType(), requestWithin)
 	}
 	c.end(fmt.Errorf("%s does not answer: %w", c.server, err))
 	return fmt.Errorf("%w: %w", registry.ErrAway, err)
+}
+
+// answers asks what costs the server nothing.
+func (c *conn) answers() bool {
+	limit, cancel := context.WithTimeout(c.ended, requestWithin)
+	defer cancel()
+	return c.call(limit, rpc_request.NewHealthCheckRequest(), &rpc_response.HealthCheckResponse{Response: &rpc_response.Response{}}) == nil
 }
 
 func (c *conn) call(ctx context.Context, q rpc_request.IRequest, a rpc_response.IResponse) error {

@@ -34,6 +34,7 @@ func (o Options) base(server string) string {
 
 // login gets a token and how long it is good for. Without a user there is none.
 // Nacos 3 has another address, and says so by "gone" or "not found" at the first.
+// A wrong password is to it an error of its own, status 500, at both (3.1).
 func (o Options) login(ctx context.Context, server string) (token string, ttl time.Duration, err error) {
 	if o.User == "" {
 		return "", 0, nil
@@ -45,7 +46,8 @@ func (o Options) login(ctx context.Context, server string) (token string, ttl ti
 	form := url.Values{"username": {o.User}, "password": {o.Password}}.Encode()
 	var status int
 	var body []byte
-	for _, path := range []string{"/v1/auth/users/login", "/v3/auth/user/login"} {
+	for n, path := range []string{"/v1/auth/users/login", "/v3/auth/user/login"} {
+		before := status
 		r, err := http.NewRequestWithContext(ctx, http.MethodPost, o.base(server)+path, strings.NewReader(form))
 		if err != nil {
 			return "", 0, err
@@ -59,9 +61,16 @@ func (o Options) login(ctx context.Context, server string) (token string, ttl ti
 		if err != nil {
 			return "", 0, fmt.Errorf("login at %s: %w", server, err)
 		}
-		if status != http.StatusGone && status != http.StatusNotFound && status != http.StatusNotImplemented {
+		elsewhere := status == http.StatusGone || status == http.StatusNotFound || status == http.StatusNotImplemented
+		if n > 0 && elsewhere {
+			status = before // Nacos 2 has the first only
+		}
+		if !elsewhere && status != http.StatusInternalServerError {
 			break
 		}
+	}
+	if status == http.StatusInternalServerError && o.ready(ctx, client, server) {
+		status = http.StatusForbidden
 	}
 	var a struct {
 		AccessToken string
@@ -78,9 +87,24 @@ func (o Options) login(ctx context.Context, server string) (token string, ttl ti
 	return a.AccessToken, time.Duration(a.TokenTTL) * time.Second, nil
 }
 
+// ready tells whether a Nacos 3 says that it serves: then an error of a login is
+// about the password.
+func (o Options) ready(ctx context.Context, client *http.Client, server string) bool {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, o.base(server)+"/v3/admin/core/state/readiness", nil)
+	if err != nil {
+		return false
+	}
+	status, _, err := fetch(client, r)
+	return err == nil && status == http.StatusOK
+}
+
 func fetch(client *http.Client, r *http.Request) (status int, body []byte, err error) {
 	a, err := client.Do(r)
 	if err != nil {
+		var u *url.Error
+		if errors.As(err, &u) {
+			err = u.Err // callers name the server
+		}
 		return 0, nil, err
 	}
 	defer a.Body.Close()

@@ -18,7 +18,10 @@ import (
 	"github.com/meshferry/meshferry/registry/nacos/nacostest"
 )
 
-var v3 = flag.Bool("nacos3", false, "run the tests with Nacos 3.1 instead of 2.3")
+var (
+	v3   = flag.Bool("nacos3", false, "run the tests with Nacos 3.1 instead of 2.3")
+	long = flag.Bool("long", false, "run the tests that start and stop servers of their own too")
+)
 
 // patience bounds every wait of a test.
 const patience = 30 * time.Second
@@ -71,6 +74,15 @@ func server(t *testing.T) *nacostest.Server {
 		t.Fatal(common.err)
 	}
 	return common.s
+}
+
+// ownServer is one that checks no logins and that a test may stop.
+func ownServer(t *testing.T) *nacostest.Server {
+	t.Helper()
+	if !*long {
+		t.Skip("starts a server of its own: make test-nacos, or -long")
+	}
+	return nacostest.Start(t, nacostest.Use(version()), quick)
 }
 
 var quick = nacostest.Java("-Dnacos.naming.push.pushTaskDelay=50")

@@ -14,7 +14,10 @@ import (
 	"go.uber.org/goleak"
 )
 
-var v3 = flag.Bool("nacos3", false, "run the tests with Nacos 3.1 instead of 2.3, and the longer ones")
+var (
+	v3   = flag.Bool("nacos3", false, "run the tests with Nacos 3.1 instead of 2.3")
+	long = flag.Bool("long", false, "run the tests that start servers")
+)
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -31,8 +34,8 @@ func version() Version {
 // TestServerLifeCycle is one server that is asked, frozen, killed, wiped and
 // given another secret.
 func TestServerLifeCycle(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a server")
+	if !*long {
+		t.Skip("starts a server: make test-nacos, or -long")
 	}
 	s := Start(t, Use(version()), Auth())
 	ctx := t.Context()
@@ -74,9 +77,6 @@ func TestServerLifeCycle(t *testing.T) {
 	}
 	if err := s.Wipe(); err != nil {
 		t.Fatal(err)
-	}
-	if !*v3 {
-		return // registry/nacos restarts this version
 	}
 	s.SetSecret("the second secret of a test server")
 	if err := s.Restart(); err != nil {

@@ -171,6 +171,9 @@ func (s *Server) portTaken() bool {
 	return strings.Contains(log, "already in use") || strings.Contains(log, "Failed to bind")
 }
 
+// properties are the server's configuration. The time-out is that of its embedded
+// database, 3 s by default: less than the database takes to begin on a machine that
+// is busy, and the server ends then.
 func (d Distribution) properties(home string, s Settings) string {
 	p := fmt.Sprintf(`server.address=%s
 server.tomcat.basedir=file:%s
@@ -182,6 +185,7 @@ nacos.core.auth.caching.enabled=true
 nacos.core.auth.server.identity.key=meshferry
 nacos.core.auth.server.identity.value=test
 nacos.core.auth.plugin.nacos.token.secret.key=%s
+db.pool.config.connectionTimeout=120000
 `, s.Address, home, s.Auth, base64.StdEncoding.EncodeToString([]byte(s.Secret)))
 	if d.Version == V3 {
 		return p + fmt.Sprintf(`nacos.server.main.port=%d
@@ -239,8 +243,9 @@ func (s *Server) launch() error {
 	return nil
 }
 
-// ready waits until the server answers as one that serves, and with Auth until
-// its user can log in.
+// ready waits until the server answers as one that serves, and until its user can
+// log in. Without Auth that is so at once in 2.3; in 3.1 there is no user until
+// somebody sets its password.
 func (s *Server) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, readyWithin)
 	defer cancel()
@@ -258,7 +263,7 @@ func (s *Server) ready(ctx context.Context) error {
 			_, err = s.call(ctx, http.MethodGet, path, nil)
 			serves = err == nil
 		}
-		if serves && auth {
+		if serves && (auth || s.dist.Version == V3) {
 			err = s.login(ctx)
 		}
 		if err == nil {
