@@ -554,6 +554,11 @@ func (a *Agent) close() {
 	}
 }
 
+// metadataFile is where a registry's backend keeps what it wrote of metadata.
+func (a *Agent) metadataFile(name string) string {
+	return filepath.Join(a.config.Load().StateDir, "metadata-"+name+".state")
+}
+
 // sessionFile is where the session of a registry is kept.
 func (a *Agent) sessionFile(name string) string {
 	return filepath.Join(a.config.Load().StateDir, "session-"+name+".state")

@@ -141,6 +141,7 @@ func (a *Agent) client(r config.Registry, hostID string) (registry.Registry, err
 			return nil, err
 		}
 		o.HostID = hostID
+		o.Store = session{state.File{Path: a.metadataFile(r.Name)}}
 		o.Writes = rate.NewLimiter(writesPerSecond, writesBurst)
 		o.Metadata = metadata.Fetch
 		o.Log = log

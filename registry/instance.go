@@ -19,6 +19,7 @@ const (
 	KeyTimestamp   = "timestamp"                         // start of the provider, milliseconds
 	MarkPrefix     = "meshferry."                        // every mark of ours begins so
 	MarkOrigin     = "meshferry.origin"                  // host:port of the provider behind a mesh endpoint
+	MarkOrigins    = "meshferry.origins"                 // of an entry that stands for several providers: all of them, separated by commas
 	MarkCaps       = "meshferry.caps"                    // a mesh endpoint, and what it can do
 	MarkHost       = "meshferry.host"                    // instance metadata: the owning agent's host id
 )

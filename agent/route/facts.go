@@ -23,6 +23,7 @@ type facts struct {
 	excluded    string // why no call may go there, whatever else is listed
 	mesh        bool
 	origin      string // of a mesh entry: the provider behind it
+	origins     string // of a mesh entry that stands for several: all of them, separated by commas
 	weight      int
 	stamp       string        // parameter timestamp
 	began       time.Time     // start of the provider; zero: not known
@@ -68,6 +69,8 @@ func factsOf(u registry.URL) *facts {
 			f.mesh = true
 		case registry.MarkOrigin:
 			f.origin = value
+		case registry.MarkOrigins:
+			f.origins = value
 		case "onconnect", "ondisconnect", "callbacks":
 			f.callsBack = f.callsBack || value != "" && value != "false" && value != "0"
 		default:
@@ -81,7 +84,7 @@ func factsOf(u registry.URL) *facts {
 		f.service.Interface = u.Path
 	}
 	if !f.mesh {
-		f.origin = ""
+		f.origin, f.origins = "", ""
 	}
 	if f.token == "false" {
 		f.token = ""

@@ -27,8 +27,10 @@ type candidate struct {
 //     the instance's timestamp if it has none.
 //   - Interface-level mesh entries at an ip:port list the processes behind it one
 //     by one; an application-level one there is their sum and not counted again.
-//   - A direct entry at the origin of a mesh entry is the same provider; the mesh
-//     one is used.
+//     The same goes for an interface-level one that names several origins (Nacos
+//     has one instance for an address) where another registry lists them one by one.
+//   - A direct entry at the origin of a mesh entry, or at one of several, is the
+//     same provider; the mesh one is used.
 //
 // The result names every entry once, sorted, those that are not used with the
 // reason.
@@ -63,7 +65,7 @@ func merge(updates []Update) []candidate {
 		path, origin string
 	}
 	first := map[process]*candidate{}
-	listed := map[place]bool{}        // has interface-level mesh entries
+	listed := map[process]bool{}      // places, and their paths, that have interface-level mesh entries
 	represented := map[place]string{} // address of a provider → mesh entry that stands for it
 	for i := range all {
 		c := &all[i]
@@ -74,9 +76,10 @@ func merge(updates []Update) []candidate {
 		id := process{at, c.provider.URL.Path, c.origin}
 		if one, ok := first[id]; ok {
 			c.excluded = "duplicate of " + string(one.provider.Model) + " level"
-			for _, name := range c.registries {
-				if !slices.Contains(one.registries, name) {
-					one.registries = append(one.registries, name)
+			one.listedToo(c)
+			for origin := range strings.SplitSeq(c.origins, ",") {
+				if more := first[process{at, id.path, origin}]; more != nil {
+					more.listedToo(c)
 				}
 			}
 			if one.began.IsZero() && !c.began.IsZero() {
@@ -86,16 +89,23 @@ func merge(updates []Update) []candidate {
 			continue
 		}
 		first[id] = c
-		if c.mesh && c.provider.Model == registry.ModelInterface {
-			listed[at] = true
-		}
-		if c.mesh && c.provider.Model == registry.ModelApplication && listed[at] {
+		alike := process{at, c.provider.URL.Path, ""}
+		if c.mesh && (c.provider.Model == registry.ModelApplication && listed[process{place: at}] || c.origins != "" && listed[alike]) {
 			c.excluded = "duplicate: sum of the interface level"
+			for origin := range strings.SplitSeq(c.origins, ",") {
+				if more := first[process{at, id.path, origin}]; more != nil {
+					more.listedToo(c)
+				}
+			}
 			continue
 		}
-		if c.mesh && c.origin != "" {
-			at.address = c.origin
-			represented[at] = c.address
+		if c.mesh && c.provider.Model == registry.ModelInterface {
+			listed[process{place: at}], listed[alike] = true, true
+		}
+		for origin := range strings.SplitSeq(cmp.Or(c.origins, c.origin), ",") {
+			if origin != "" {
+				represented[place{at.protocol, origin, at.service}] = c.address
+			}
 		}
 	}
 	for i := range all {
@@ -108,8 +118,18 @@ func merge(updates []Update) []candidate {
 	return all
 }
 
+// listedToo notes that the registries which list other list c's provider with it.
+func (c *candidate) listedToo(other *candidate) {
+	for _, name := range other.registries {
+		if !slices.Contains(c.registries, name) {
+			c.registries = append(c.registries, name)
+		}
+	}
+}
+
 // compareCandidates orders by service and place; at one place the interface
-// level first, and of one model the latest start.
+// level first, what stands for one provider before what stands for several, and of
+// one model the latest start.
 func compareCandidates(a, b candidate) int {
 	return cmp.Or(
 		cmp.Compare(a.provider.URL.Protocol, b.provider.URL.Protocol),
@@ -117,6 +137,7 @@ func compareCandidates(a, b candidate) int {
 		cmp.Compare(a.provider.URL.Host, b.provider.URL.Host),
 		cmp.Compare(a.provider.URL.Port, b.provider.URL.Port),
 		-cmp.Compare(a.provider.Model, b.provider.Model), // "interface" before "application"
+		cmp.Compare(len(a.origins), len(b.origins)),
 		cmp.Compare(a.origin, b.origin),
 		b.began.Compare(a.began),
 		cmp.Compare(a.provider.URL.Query, b.provider.URL.Query),

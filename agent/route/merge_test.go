@@ -15,6 +15,8 @@ const (
 	mesh1    = "dubbo://10.0.0.1:20882/a.B?interface=a.B&timestamp=1700000000000&meshferry.origin=10.0.0.1:20880&meshferry.caps=1"
 	mesh1b   = "dubbo://10.0.0.1:20882/a.B?interface=a.B&timestamp=1700000000000&meshferry.origin=10.0.0.1:20890&meshferry.caps=1"
 	sum1     = "dubbo://10.0.0.1:20882/a.B?interface=a.B&weight=200&timestamp=1700000000000&meshferry.origin=10.0.0.1:20880&meshferry.caps=1"
+	both1    = "dubbo://10.0.0.1:20882/a.B?interface=a.B&weight=200&timestamp=1700000000000&meshferry.origins=10.0.0.1:20880,10.0.0.1:20890&meshferry.origin=10.0.0.1:20880&meshferry.caps=1"
+	direct1b = "dubbo://10.0.0.1:20890/a.B?interface=a.B&timestamp=1700000000000"
 	noStamp1 = "dubbo://10.0.0.1:20880/a.B?interface=a.B&weight=7"
 )
 
@@ -54,6 +56,18 @@ func TestMerge(t *testing.T) {
 			"10.0.0.1:20882 interface main", "10.0.0.1:20882 interface main", "10.0.0.1:20882 application main duplicate of interface level"}},
 		"not either when its origin is a process without the service": {main: slices.Concat(i(mesh1b), a(sum1)), want: []string{
 			"10.0.0.1:20882 interface main", "10.0.0.1:20882 application main duplicate: sum of the interface level"}},
+		"an entry for two counts once": {main: slices.Concat(i(both1), a(sum1)), want: []string{
+			"10.0.0.1:20882 interface main", "10.0.0.1:20882 application main duplicate of interface level"}},
+		"an entry for two is not counted on top of another registry's two": {main: i(mesh1, mesh1b), other: i(both1), want: []string{
+			"10.0.0.1:20882 interface main,other", "10.0.0.1:20882 interface main,other", "10.0.0.1:20882 interface other duplicate of interface level"}},
+		"not either of one that is left": {main: i(mesh1b), other: i(both1), want: []string{
+			"10.0.0.1:20882 interface main,other", "10.0.0.1:20882 interface other duplicate: sum of the interface level"}},
+		"an entry for two beside one at another path": {main: i(both1, strings.Replace(mesh1b, "/a.B?", "/alias?", 1)), want: []string{
+			"10.0.0.1:20882 interface main", "10.0.0.1:20882 interface main"}},
+		"an entry for two stands for both": {main: i(both1, direct1, direct1b), want: []string{
+			"10.0.0.1:20880 interface main duplicate of mesh endpoint 10.0.0.1:20882",
+			"10.0.0.1:20882 interface main",
+			"10.0.0.1:20890 interface main duplicate of mesh endpoint 10.0.0.1:20882"}},
 		"the sum alone counts": {main: a(sum1), want: []string{"10.0.0.1:20882 application main"}},
 		"other group, other service": {main: i(direct1, direct1+"&group=g"), want: []string{
 			"10.0.0.1:20880 interface main", "10.0.0.1:20880 interface main"}},

@@ -23,7 +23,7 @@ const (
 	// markText keeps the text of a URL that the metadata does not give back: its
 	// parameters in another order, or one that is there twice.
 	// It is left out where the server would refuse so much: order is not worth a
-	// provider.
+	// provider. So is the list of origins.
 	markText = registry.MarkPrefix + "text"
 	cluster  = "DEFAULT"
 	// maxMetadata is what a server takes of keys and values together. Source:
@@ -82,8 +82,10 @@ func encode(category string, u registry.URL, hostID string) model.Instance {
 		})
 	} else if err != nil || back != u {
 		metadata[markText] = base64.RawURLEncoding.EncodeToString([]byte(u.String()))
-		if length(metadata) > maxMetadata {
-			delete(metadata, markText)
+		for _, k := range []string{markText, registry.MarkOrigins} {
+			if length(metadata) > maxMetadata {
+				delete(metadata, k)
+			}
 		}
 	}
 	return i
@@ -123,15 +125,13 @@ func decode(i model.Instance) (registry.URL, error) {
 	for _, k := range slices.Sorted(maps.Keys(m)) {
 		switch {
 		case k == "protocol" || k == "path" || k == registry.MarkHost || k == "category" && m[k] == providers:
-		case k == registry.MarkOrigin:
-			last = append([]string{k + "=" + m[k]}, last...)
-		case k == registry.MarkCaps:
+		case k == registry.MarkOrigins || k == registry.MarkOrigin || k == registry.MarkCaps:
 			last = append(last, k+"="+m[k])
 		default:
 			pairs = append(pairs, k+"="+m[k])
 		}
 	}
-	slices.SortFunc(last, func(a, b string) int { return strings.Compare(b, a) }) // origin, caps
+	slices.SortFunc(last, func(a, b string) int { return strings.Compare(b, a) }) // origins, origin, caps
 	u := registry.URL{Protocol: m["protocol"], Host: i.Ip, Port: int(i.Port), Path: m["path"],
 		Query: strings.Join(append(pairs, last...), "&")}
 	if u.Path == "" {

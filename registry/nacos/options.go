@@ -37,6 +37,7 @@ type Options struct {
 	HostID         string   // owner mark of what we write; not empty
 
 	Writes   *rate.Limiter         // budget of writes; nil: none
+	Store    Store                 // keeps what this agent wrote of metadata; nil: a restart forgets it, and it stays in Nacos
 	Metadata registry.MetadataFunc // for instances with storage-type local; nil: their providers stay unknown
 	Log      *slog.Logger          // nil: nothing is logged
 

@@ -29,8 +29,8 @@ const (
 
 // item is one thing that we want a service to list.
 type item struct {
-	key      string // in the report
-	identity string // equal for two that would take each other's place
+	keys     []string // in the report: all that it stands for
+	identity string   // equal for two that would take each other's place
 	instance model.Instance
 }
 
@@ -50,7 +50,9 @@ type outcome struct {
 	errs   []error         // guarded by mu; of what the report has no item for
 }
 
-func (o *outcome) set(key string, i registry.Item, err error) {
+func (o *outcome) set(key string, i registry.Item, err error) { o.setAll([]string{key}, i, err) }
+
+func (o *outcome) setAll(keys []string, i registry.Item, err error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err != nil {
@@ -59,7 +61,9 @@ func (o *outcome) set(key string, i registry.Item, err error) {
 			o.away = err
 		}
 	}
-	o.report[key] = i
+	for _, key := range keys {
+		o.report[key] = i
+	}
 }
 
 func (o *outcome) fail(err error) {
@@ -97,11 +101,16 @@ func (r *Registry) Apply(ctx context.Context, d registry.Desired) (registry.Repo
 		return out.pending(p, registry.ErrAway), fmt.Errorf("apply: %w", registry.ErrAway)
 	}
 
+	var used []string
+	for _, a := range p.apps {
+		used = append(used, a.metadata.Application+"/"+a.metadata.Revision)
+	}
+	r.revisions.use(used, r.now())
 	described := map[string][]item{} // services of applications
 	var mu sync.Mutex
 	each(p.apps, func(a app) {
 		if err := r.describe(ctx, c, a); err != nil {
-			out.set(a.item.key, registry.Item{}, err)
+			out.setAll(a.item.keys, registry.Item{}, err)
 			if !slices.ContainsFunc(r.published[a.metadata.Application], func(i model.Instance) bool { return same(i, a.item.instance) }) {
 				return // what is there already stays: its metadata was there once
 			}
@@ -136,6 +145,11 @@ func (r *Registry) Apply(ctx context.Context, d registry.Desired) (registry.Repo
 		// What was written went with the connection.
 		return out.pending(p, registry.ErrAway), fmt.Errorf("apply: the connection ended meanwhile: %w", registry.ErrAway)
 	}
+	if out.away == nil && len(out.errs) == 0 {
+		if err := r.collect(ctx, c); err != nil {
+			out.fail(err)
+		}
+	}
 	if out.away != nil {
 		return out.report, fmt.Errorf("apply: %w", out.away)
 	}
@@ -158,11 +172,11 @@ func each[T any](items []T, f func(T)) {
 // pending is the report when nothing can be said of any item.
 func (o *outcome) pending(p plan, err error) registry.Report {
 	for _, a := range p.apps {
-		o.set(a.item.key, registry.Item{}, err)
+		o.setAll(a.item.keys, registry.Item{}, err)
 	}
 	for _, items := range p.services {
 		for _, i := range items {
-			o.set(i.key, registry.Item{}, err)
+			o.setAll(i.keys, registry.Item{}, err)
 		}
 	}
 	return o.report
@@ -188,7 +202,7 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 		}
 		p.apps = append(p.apps, translated)
 	}
-	urls := func(category string, list []registry.URL) {
+	good := func(list []registry.URL) (urls []registry.URL) {
 		for _, u := range list {
 			text := u.String()
 			if !once(text) {
@@ -198,16 +212,27 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 				out.set(text, registry.Item{}, err)
 				continue
 			}
-			name, i := serviceName(category, u), encode(category, u, r.o.HostID)
-			identity := text
-			if listed, err := decode(i); err == nil {
-				identity = listed.String() // as divide reads it
-			}
-			p.services[name] = append(p.services[name], item{key: text, identity: identity, instance: i})
+			urls = append(urls, u)
 		}
+		return urls
 	}
-	urls(providers, d.Providers)
-	urls(consumers, d.Consumers)
+	list := func(category string, u registry.URL, of ...registry.URL) {
+		name, i := serviceName(category, u), encode(category, u, r.o.HostID)
+		one := item{identity: u.String(), instance: i}
+		if listed, err := decode(i); err == nil {
+			one.identity = listed.String() // as divide reads it
+		}
+		for _, u := range of {
+			one.keys = append(one.keys, u.String())
+		}
+		p.services[name] = append(p.services[name], one)
+	}
+	for _, s := range share(good(d.Providers)) {
+		list(providers, s.url, s.of...)
+	}
+	for _, u := range good(d.Consumers) {
+		list(consumers, u, u)
+	}
 	return p
 }
 
@@ -245,7 +270,7 @@ func (r *Registry) application(a registry.Application) (app, error) {
 		return app{}, err
 	}
 	return app{metadata: m, content: content, interfaces: m.Interfaces(),
-		item: item{key: a.ID(), identity: i.ID(), instance: application(i, r.o.HostID)}}, nil
+		item: item{keys: []string{a.ID()}, identity: i.ID(), instance: application(i, r.o.HostID)}}, nil
 }
 
 // put makes each of these services list these items of ours, and no others.
@@ -259,7 +284,7 @@ func (r *Registry) put(ctx context.Context, c *conn, services map[string][]item,
 		if err != nil {
 			err = fmt.Errorf("service %s: %w", name, err)
 			for _, i := range services[name] {
-				out.set(i.key, registry.Item{}, err)
+				out.setAll(i.keys, registry.Item{}, err)
 			}
 			out.fail(err)
 		}
@@ -300,7 +325,7 @@ func (r *Registry) own(ctx context.Context, c *conn, name string, items []item, 
 	for n, i := range free {
 		want[n] = i.instance
 	}
-	if !equalSets(before, want) || !containsAll(hosts, want) {
+	if !equalSets(before, want) || !containsAll(hosts, want) || r.strays(hosts, want) {
 		var old []model.Instance
 		for _, i := range before {
 			if !listed(want, i) && listed(hosts, i) {
@@ -321,7 +346,7 @@ func (r *Registry) own(ctx context.Context, c *conn, name string, items []item, 
 		}
 	}
 	for _, i := range free {
-		out.set(i.key, registry.Item{State: registry.Held}, nil)
+		out.setAll(i.keys, registry.Item{State: registry.Held}, nil)
 	}
 	return now, nil
 }
@@ -354,9 +379,19 @@ func (r *Registry) divide(name string, items []item, hosts []model.Instance) (fr
 			free = append(free, i)
 			continue
 		}
-		taken[i.key] = cmp.Or(owner, "an application that registers itself")
+		for _, key := range i.keys {
+			taken[key] = cmp.Or(owner, "an application that registers itself")
+		}
 	}
 	return free, taken
+}
+
+// strays tells whether a service lists instances of this host that are not wanted:
+// of a write that was answered too late.
+func (r *Registry) strays(hosts, want []model.Instance) bool {
+	return slices.ContainsFunc(hosts, func(h model.Instance) bool {
+		return h.Metadata[registry.MarkHost] == r.o.HostID && !slices.ContainsFunc(want, func(w model.Instance) bool { return same(h, w) })
+	})
 }
 
 func equalSets(a, b []model.Instance) bool {

@@ -52,6 +52,8 @@ type Registry struct {
 	status registry.Status // guarded by mu
 	conn   *conn           // guarded by mu; nil while away
 
+	revisions revisions // owned as published is
+	now       func() time.Time
 	published map[string][]model.Instance // owned by who has the turn, and by Run before the connection is usable; by service
 
 	checks sync.Mutex
@@ -79,6 +81,8 @@ func New(o Options) (*Registry, error) {
 		lost:      make(chan struct{}, 1),
 		turn:      make(chan struct{}, 1),
 		status:    registry.Status{State: connecting, Since: time.Now()},
+		now:       time.Now,
+		revisions: revisions{store: o.Store, log: o.Log},
 		published: map[string][]model.Instance{},
 		due:       map[string]time.Time{},
 	}
@@ -93,6 +97,7 @@ func New(o Options) (*Registry, error) {
 // Run holds a connection until ctx ends, and returns nil then. What was published
 // goes with it. It may be called once.
 func (r *Registry) Run(ctx context.Context) error {
+	r.revisions.load()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	reading, stop := context.WithCancel(ctx)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/registry/nacos/nacostest"
@@ -76,22 +77,41 @@ func TestLastProviderLeaves(t *testing.T) {
 }
 
 // TestOneAddress has several providers of one service behind one agent: two
-// applications, two processes of one, two protocols.
+// processes of one application, one of another, another protocol. The service lists
+// one instance of a protocol, with the weight of those that are there.
 func TestOneAddress(t *testing.T) {
 	s := server(t)
 	id := namespace(t, s)
-	texts := []string{
-		first,
-		strings.Replace(first, "application=shop", "application=store", 1),
-		strings.Replace(first, "origin=192.0.2.1:20880", "origin=192.0.2.1:20980", 1),
-		strings.Replace(first, "dubbo:", "tri:", 1),
+	process := func(port string) string {
+		return strings.Replace(first, "origin=192.0.2.1:20880", "origin=192.0.2.1:"+port, 1)
+	}
+	store, tri := strings.Replace(process("20990"), "application=shop", "application=store", 1), strings.Replace(first, "dubbo:", "tri:", 1)
+	of := func(weight int, origins ...string) string {
+		return fmt.Sprintf("dubbo://192.0.2.1:20882/%[1]s?application=shop&interface=%[1]s&side=provider&weight=%d&meshferry.origins=192.0.2.1:%s&meshferry.origin=192.0.2.1:%s&meshferry.caps=1",
+			iface, weight, strings.Join(origins, ",192.0.2.1:"), origins[0])
 	}
 	reader, a := start(t, options(s, id, "reader")), start(t, options(s, id, "host"))
 	l := reader.subscribe(iface)
-	a.hold(want(t, texts...))
-	l.until(listed_(texts[0], texts[2], texts[1], texts[3]))
-	a.hold(want(t, texts[1]))
-	l.until(listed_(texts[1]))
+	for _, step := range []struct{ offered, listed []string }{
+		{[]string{first}, []string{first}},
+		{[]string{first, process("20980"), store, tri}, []string{of(300, "20880", "20980", "20990"), tri}},
+		{[]string{first, process("20980"), tri}, []string{of(200, "20880", "20980"), tri}},
+		{[]string{process("20980") + "&weight=7", process("20970") + "&weight=0"}, []string{of(7, "20970", "20980")}},
+		{[]string{store}, []string{store}},
+	} {
+		a.hold(want(t, step.offered...)) // each of them is reported held
+		l.until(listed_(step.listed...), empty)
+		if got := instances(t, s, id, "providers:"+iface+"::"); len(got) != len(step.listed) {
+			t.Errorf("the server lists %v, want %v", got, step.listed)
+		}
+	}
+	// What another agent lists already is a conflict for all that it stands for.
+	b := start(t, options(s, id, "other"))
+	a.hold(want(t, first, process("20980")))
+	report, err := b.Apply(t.Context(), want(t, first, process("20980"), second))
+	if err != nil || report[first].State != registry.Conflict || report[process("20980")].State != registry.Conflict || report[second].State != registry.Held {
+		t.Errorf("the other agent: %+v, %v", report, err)
+	}
 }
 
 func TestNamespacesAndGroupsApart(t *testing.T) {
@@ -173,7 +193,8 @@ func TestMappings(t *testing.T) {
 	all[0].eventually("mapped", func() bool {
 		for n, r := range all {
 			if _, err := r.Apply(t.Context(), application1(fmt.Sprint("app", n), fmt.Sprint("192.0.2.", n+1))); err != nil {
-				t.Fatal(err)
+				t.Log(err) // busy
+				return false
 			}
 		}
 		content, _ := s.Config(t.Context(), id, "mapping", iface)
@@ -194,14 +215,72 @@ func application1(name, host string) registry.Desired {
 		Metadata: map[string]string{registry.KeyRevision: "r1", registry.KeyStorageType: "remote"}}}}}
 }
 
+// memory is a Store.
+type memory struct{ b []byte }
+
+func (m *memory) Load() ([]byte, error) { return m.b, nil }
+func (m *memory) Save(b []byte) error   { m.b = b; return nil }
+
+// TestOldRevisions: metadata that this agent wrote goes a day after the last instance
+// that named it, and not before; what another host names stays.
+func TestOldRevisions(t *testing.T) {
+	s := server(t)
+	id := namespace(t, s)
+	revision := func(name, host string) registry.Desired {
+		d := application1("shop", host)
+		a := &d.Applications[0]
+		a.Metadata.Revision, a.Instance.Metadata[registry.KeyRevision] = name, name
+		return d
+	}
+	var kept memory
+	later := func(r running, by time.Duration) { r.now = func() time.Time { return time.Now().Add(by) } }
+	has := func(name string) bool {
+		_, err := s.Config(t.Context(), id, name, "shop")
+		if err != nil && !errors.Is(err, nacostest.ErrNoConfig) {
+			t.Fatal(err)
+		}
+		return err == nil
+	}
+	o := options(s, id, "host")
+	o.Store = &kept
+	a, b := start(t, o), start(t, options(s, id, "other"))
+	a.hold(revision("r1", "192.0.2.1"))
+	a.hold(revision("r2", "192.0.2.1")) // r1 is old now
+	b.hold(revision("r2", "192.0.2.2"))
+	a.hold(revision("r3", "192.0.2.1")) // r2 is old here, but the other host has it
+	a.stop()
+	a = start(t, o) // and a restart forgets nothing
+	later(a, keepRevisions-time.Minute)
+	a.hold(revision("r3", "192.0.2.1"))
+	for _, name := range []string{"r1", "r2", "r3"} {
+		if !has(name) {
+			t.Errorf("metadata of %s went within a day", name)
+		}
+	}
+	later(a, keepRevisions+time.Minute)
+	a.hold(revision("r3", "192.0.2.1"))
+	a.eventually("collected", func() bool { return !has("r1") })
+	for _, name := range []string{"r2", "r3"} {
+		if !has(name) {
+			t.Errorf("metadata of %s went although an instance names it", name)
+		}
+	}
+	b.hold(registry.Desired{})
+	a.hold(revision("r3", "192.0.2.1"))
+	a.eventually("collected", func() bool { return !has("r2") })
+	if !has("r3") {
+		t.Error("metadata that is in use went")
+	}
+	if got, want := string(kept.b), `{"shop/r3":"0001-01-01T00:00:00Z"}`; got != want {
+		t.Errorf("it keeps %s, want %s", got, want)
+	}
+}
+
 // TestServerLife is one server of its own, without logins at first, that is
 // frozen, restarted with what it held, and restarted empty with logins and another
 // secret. Subscribers keep what they have all the time.
 func TestServerLife(t *testing.T) {
-	if testing.Short() {
-		t.Skip("starts a server")
-	}
-	s := nacostest.Start(t, nacostest.Use(version()))
+	s := ownServer(t)
 	o := func(host string) Options { return options(s, "", host) }
 	reader, a := start(t, o("reader")), start(t, o("host"))
 	l := reader.subscribe(iface)
