@@ -34,6 +34,7 @@ import (
 	"github.com/meshferry/meshferry/agent/discovery"
 	"github.com/meshferry/meshferry/agent/peercred"
 	"github.com/meshferry/meshferry/agent/proxy"
+	"github.com/meshferry/meshferry/agent/resolve"
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/agent/workload"
 	"github.com/meshferry/meshferry/agent/xds"
@@ -142,7 +143,8 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		Applications: a.listeners.withOwnPort(),
 	}
 	if a.rules != nil {
-		routes.Rules, routes.Host, routes.Routing = a.rules, rewrite.Host, a.routing
+		routes.Rules = resolve.New(resolve.Options{Rules: a.rules, Log: log.With("part", "resolve")})
+		routes.Host, routes.Routing = rewrite.Host, a.routing
 	}
 	a.router = route.New(routes)
 	a.proxy, err = proxy.New(proxy.Options{

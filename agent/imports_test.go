@@ -21,6 +21,7 @@ var rules = []struct{ from, never, because string }{
 	{"agent/proxy/dubbo", "agent/route agent/proxy$ net$ github.com/", "frames are bytes: no sockets, no routing"},
 	{"agent/route", "agent/proxy agent/workload agent/reconcile agent/api registry/", "routing is compiled from sets, whoever delivers them"},
 	{"agent/route", "xdsclient agent/xds google.golang.org/grpc github.com/envoyproxy/", "rules come in a neutral form, whoever wrote them"},
+	{"agent/resolve", "agent/xds agent/proxy agent/workload agent/reconcile agent/api agent/discovery registry/ xdsclient google.golang.org/grpc github.com/envoyproxy/", "names are looked up in the neutral form of rules, whoever wrote them"},
 	{"agent/xds", "agent/proxy agent/workload agent/reconcile agent/api agent/discovery registry/", "xDS is translated to rules and nothing else"},
 	{"agent/workload", "agent/route agent/proxy agent/reconcile agent/api registry/ rewrite", "what applications ask for does not depend on what is done with it"},
 	{"agent/reconcile", "agent/api agent/proxy agent/route registry/", "the loop knows the interface of a registry, not a backend"},

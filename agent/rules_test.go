@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"github.com/meshferry/meshferry/agent/config"
@@ -153,5 +154,36 @@ func TestRulesFromADS(t *testing.T) {
 				return strings.Contains(text, ":authority cannot be checked")
 			})
 		})
+	}
+}
+
+// The endpoints of a STRICT_DNS cluster are names: they are looked up.
+func TestNamesFromADS(t *testing.T) {
+	p := provide(t)
+	s, err := xdstest.New(xdstest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	const host = "com.a.greeter"
+	named := &clusterv3.Cluster{
+		Name: "named", ClusterDiscoveryType: &clusterv3.Cluster_Type{Type: clusterv3.Cluster_STRICT_DNS}, DnsLookupFamily: clusterv3.Cluster_V4_ONLY,
+		LoadAssignment: xdstest.Endpoints("named", fmt.Sprintf("localhost:%d", p.port()), "nobody.invalid:1"),
+	}
+	s.Set(named, xdstest.APIListener(host+":20882", "http_proxy"), xdstest.Routes("http_proxy", xdstest.VirtualHost(host, "named")))
+	dir := t.TempDir()
+	a := run(t, load(t, dir, fmt.Sprintf("registries: [{url: 'local://%s/registry'}]\nstop: {notifyWait: 0s, drain: 5s}\n"+
+		"services: [{match: '*', routing: xds}]\nxds: {servers: ['%s'], mode: grpc}\n", dir, s.Address())))
+	local := consume(t, a)
+	eventually(t, "a call", func() bool {
+		local.send("echo")
+		_, refusal := local.answer()
+		return refusal == ""
+	})
+	if p.calls.Load() == 0 {
+		t.Error("the provider was not called")
+	}
+	if _, text := a.ask(t, "GET", "/v1/explain?service=com.a.Greeter", ""); !strings.Contains(text, `"host":"localhost"`) || !strings.Contains(text, "host nobody.invalid cannot be looked up") {
+		t.Errorf("explain: %s", text)
 	}
 }

@@ -57,6 +57,7 @@ type Candidate struct {
 	Locality    string   `json:"locality,omitempty"` // of rules
 	Protocol    string   `json:"protocol"`
 	Address     string   `json:"address"`
+	Host        string   `json:"host,omitempty"` // of rules: the name that has the address
 	Origin      string   `json:"origin,omitempty"`
 	Mesh        bool     `json:"mesh"`
 	Application string   `json:"application,omitempty"`

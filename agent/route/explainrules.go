@@ -163,7 +163,7 @@ func (x *Explanation) split(r *Route, now time.Time) {
 				one.Filters = append(one.Filters, Filter{step.filter, step.left})
 			}
 			one.Limits = cl.limits()
-			x.Rules.Unsupported = append(x.Rules.Unsupported, cl.spec.flaws()...)
+			x.Rules.Unsupported = append(append(x.Rules.Unsupported, cl.spec.Unsupported...), cl.set.Unsupported...)
 			usable := x.ruledCandidates(cl, b, one.Share, now)
 			one.Filters = append(one.Filters, Filter{"reachable", usable})
 			if usable > 0 && one.Share > 0 {
@@ -208,7 +208,7 @@ func (x *Explanation) ruledCandidates(cl *Cluster, b *balance, share float64, no
 	}
 	for i, e := range cl.Endpoints {
 		c := Candidate{
-			Service: x.Service, Protocol: protocol, Address: e.Peer.Addr, Mesh: e.Mesh, Cluster: cl.Name, Locality: e.locality.text(),
+			Service: x.Service, Protocol: protocol, Address: e.Peer.Addr, Host: e.spec.Host, Mesh: e.Mesh, Cluster: cl.Name, Locality: e.locality.text(),
 			Weight: e.Weight, Effective: int(b.weights[i]), InFlight: e.Peer.InFlight.Load(),
 		}
 		switch rank := e.rank(); {

@@ -39,7 +39,8 @@ func TestExplainRules(t *testing.T) {
 			"blue": {Localities: []LocalitySpec{
 				{Region: "r1", Zone: "z1", Endpoints: []EndpointSpec{{Address: "10.0.0.1:20882", Mesh: true}, {Address: "10.0.0.2:20882", Weight: 3}, {Address: "10.0.0.3:20882", Health: Unhealthy}, {Address: "10.0.0.4:20882"}}},
 				{Region: "r1", Zone: "z2", Priority: 1, Endpoints: []EndpointSpec{{Address: "10.0.1.1:20882"}}}}},
-			"green": endpoints("10.0.0.5:20882")},
+			"green": {Localities: []LocalitySpec{{Endpoints: []EndpointSpec{{Address: "10.0.0.5:20882", Host: "green.example"}}}},
+				Unsupported: []string{"host green.example cannot be looked up (no such host), its last addresses are used"}}},
 		Unsupported: map[string][]string{"listener 127.0.0.1_20881": {"filter envoy.filters.http.lua"}},
 	}
 	r.send(u)
@@ -55,12 +56,12 @@ func TestExplainRules(t *testing.T) {
 
 	golden(t, "explain-rules-canary", r.snapshot.explain(Query{Service: asked, Method: "sayHello", Attachments: map[string]string{"tag": "gray", "user": "7"}}, r.time))
 	golden(t, "explain-rules-split", r.snapshot.explain(Query{Service: asked, Method: "sayHello", Attachments: map[string]string{"tag": "blue"}}, r.time))
-	want := []string{"cluster blue: subset load balancing", "listener 127.0.0.1_20881: filter envoy.filters.http.lua",
+	want := []string{"cluster blue: subset load balancing", "endpoints of green: host green.example cannot be looked up (no such host), its last addresses are used", "listener 127.0.0.1_20881: filter envoy.filters.http.lua",
 		"virtual host http_proxy/com.a.foo:20882: cors", "virtual host http_proxy/com.a.foo:20882: route #2: url rewrite"}
 	if !slices.Equal(r.snapshot.unsupported, want) {
 		t.Errorf("not honoured: %q", r.snapshot.unsupported)
 	}
-	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"blue": nil}, Unsupported: map[string][]string{},
+	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"blue": nil}, Endpoints: map[string]*EndpointSet{"green": endpoints("10.0.0.5:20882")}, Unsupported: map[string][]string{},
 		Routes: map[string]*RouteSpec{"http_proxy/com.a.foo:20882": {Name: "http_proxy/com.a.foo:20882", Hosts: []string{"com.a.foo"}, Routes: []RouteRule{{Direct: &DirectResponse{Status: 503, Text: "closed"}}}}}})
 	if len(r.snapshot.unsupported) != 0 {
 		t.Errorf("not honoured: %q", r.snapshot.unsupported)

@@ -119,7 +119,7 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 		switch {
 		case spec != nil:
 			c.spec, c.removed = spec, time.Time{}
-			x.flaw("cluster "+name, spec.flaws())
+			x.flaw("cluster "+name, spec.Unsupported)
 		case c.spec != nil && c.removed.IsZero():
 			c.removed = now
 			x.flaw("cluster "+name, nil)
@@ -128,6 +128,11 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 	for name, set := range u.Endpoints {
 		x.cluster(name).set = set
 		x.changed[name] = true
+		var lines []string
+		if set != nil {
+			lines = set.Unsupported
+		}
+		x.flaw("endpoints of "+name, lines)
 	}
 	patterns := false
 	for name, spec := range u.Routes {
@@ -203,14 +208,6 @@ func (s *RouteSpec) flaws() []string {
 		}
 	}
 	return lines
-}
-
-// flaws lists what of a cluster cannot be honoured.
-func (s *ClusterSpec) flaws() []string {
-	if s.Resolve == 0 {
-		return s.Unsupported
-	}
-	return append(slices.Clone(s.Unsupported), "STRICT_DNS: a name is one endpoint, looked up when a connection is made")
 }
 
 // mostFlaws bounds what status lists.

@@ -349,16 +349,3 @@ func TestRuledProviders(t *testing.T) {
 		t.Errorf("another group: %v", got)
 	}
 }
-
-// What the agent itself cannot do yet is told as well.
-func TestStrictDNSIsTold(t *testing.T) {
-	r := withCaller(newRuledTest(t, FromXDS))
-	r.send(RuleUpdate{Source: "xds", Clusters: map[string]*ClusterSpec{"c": {Name: "c", Resolve: time.Second}}})
-	if got := r.snapshot.unsupported; len(got) != 1 || !strings.Contains(got[0], "cluster c: STRICT_DNS") {
-		t.Errorf("not honoured: %q", got)
-	}
-	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"c": nil}})
-	if got := r.snapshot.unsupported; len(got) != 0 {
-		t.Errorf("not honoured: %q", got)
-	}
-}

@@ -261,11 +261,11 @@ type ClusterSpec struct {
 	Ring   RingSize // with RingHash
 	Table  int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
 
-	// Resolve: the endpoints' hosts are names, looked up this often (STRICT_DNS,
-	// dns_refresh_rate). 0: they are addresses (EDS, STATIC). Not yet as xDS wants it:
-	// a name is one endpoint, looked up when a connection is made, which Unsupported
-	// of the router says.
+	// Resolve: the endpoints' hosts may be names, looked up this often (STRICT_DNS,
+	// dns_refresh_rate) by package resolve before the router sees them. 0: they are
+	// addresses (EDS, STATIC).
 	Resolve time.Duration
+	Family  Family // with Resolve
 
 	ConnectTimeout time.Duration // connect_timeout; 0: that of the proxy
 	KeepAlive      KeepAlive     // upstream_connection_options.tcp_keepalive
@@ -282,6 +282,17 @@ type ClusterSpec struct {
 	// Unsupported is what of the cluster cannot be honoured, one line each.
 	Unsupported []string
 }
+
+// Family is which addresses of a name count (dns_lookup_family).
+type Family uint8
+
+const (
+	AutoFamily    Family = iota // AUTO: those of IPv6, if there are any, else those of IPv4
+	IPv4Only                    // V4_ONLY, which Istio sends
+	IPv6Only                    // V6_ONLY
+	IPv4Preferred               // V4_PREFERRED: those of IPv4, if there are any, else those of IPv6
+	BothFamilies                // ALL
+)
 
 // RingSize bounds the points on the ring.
 type RingSize struct {
@@ -332,6 +343,9 @@ type EndpointSet struct {
 	// Overprovisioning in percent: a priority gets all calls while this times its
 	// healthy share is at least 100 (overprovisioning_factor). 0: 140.
 	Overprovisioning uint32
+	// Unsupported is what is wrong with the set, one line each: a name that cannot be
+	// looked up.
+	Unsupported []string
 }
 
 // LocalitySpec is the endpoints of one place (LocalityLbEndpoints).
@@ -344,7 +358,8 @@ type LocalitySpec struct {
 
 // EndpointSpec is one endpoint (LbEndpoint).
 type EndpointSpec struct {
-	Address string // host:port, an IP address unless ClusterSpec.Resolve
+	Address string // host:port; the router is given IP addresses, or it does not know when they change
+	Host    string // the name that Address was found by; empty: it was given
 	Weight  uint32 // load_balancing_weight; 0: 1
 	Health  Health
 	// Mesh: it is the inbound listener of another agent (tlsMode istio in

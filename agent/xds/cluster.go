@@ -8,6 +8,7 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
 	leastv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	maglevv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/maglev/v3"
 	ringv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
@@ -15,6 +16,7 @@ import (
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/meshferry/meshferry/agent/route"
@@ -23,6 +25,7 @@ import (
 
 const (
 	policyURL   = "type.googleapis.com/envoy.extensions.load_balancing_policies."
+	dnsCluster  = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"
 	httpOptions = "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 	dnsRefresh  = 5 * time.Second // dns_refresh_rate when it is not set
 )
@@ -41,13 +44,24 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 		"metadata protocol_selection upstream_connection_options load_balancing_policy track_cluster_stats track_timeout_budgets close_connections_on_host_health_failure ignore_health_on_host_removal "+
 		"lrs_server lrs_report_endpoint_metrics transport_socket transport_socket_matches filters stats_matcher preconnect_policy")
 	switch {
+	case m.GetClusterType().GetTypedConfig().GetTypeUrl() == dnsCluster:
+		var d dnsv3.DnsCluster
+		if err := proto.Unmarshal(m.GetClusterType().GetTypedConfig().GetValue(), &d); err != nil {
+			n.add("cluster_type %s cannot be read, names are not looked up", m.GetClusterType().GetName())
+			break
+		}
+		n.fields(&d, "dns_refresh_rate dns_lookup_family dns_jitter respect_dns_ttl")
+		names(s, d.GetDnsRefreshRate(), d.GetDnsLookupFamily().String(), d.GetRespectDnsTtl())
 	case m.GetClusterType() != nil:
 		n.add("cluster_type %s is not honoured, it has no endpoints", m.GetClusterType().GetName())
 	case m.GetType() == clusterv3.Cluster_STRICT_DNS, m.GetType() == clusterv3.Cluster_LOGICAL_DNS:
-		s.Resolve = dnsRefresh
 		//lint:ignore SA1019 control planes still send it
-		if d := m.GetDnsRefreshRate().AsDuration(); d > 0 {
-			s.Resolve = d
+		names(s, m.GetDnsRefreshRate(), m.GetDnsLookupFamily().String(), m.GetRespectDnsTtl())
+		if m.GetType() == clusterv3.Cluster_LOGICAL_DNS {
+			n.add("type LOGICAL_DNS is taken as STRICT_DNS: each address of the name gets calls")
+		}
+		if m.GetDnsFailureRefreshRate() != nil {
+			n.add("dns_failure_refresh_rate is not honoured, it is dns_refresh_rate")
 		}
 	case m.GetType() == clusterv3.Cluster_ORIGINAL_DST:
 		n.add("type ORIGINAL_DST is not honoured, it has no endpoints")
@@ -85,6 +99,25 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 	}
 	s.Unsupported = n
 	return s
+}
+
+// names has the hosts of a cluster looked up. The system's resolver does not tell
+// how long an answer holds: with ttl it is asked often, and answers from its cache.
+func names(s *route.ClusterSpec, every *durationpb.Duration, family string, ttl bool) {
+	s.Resolve = dnsRefresh
+	if d := every.AsDuration(); d > 0 && (d < dnsRefresh || !ttl) {
+		s.Resolve = d
+	}
+	switch family {
+	case "V4_ONLY":
+		s.Family = route.IPv4Only
+	case "V6_ONLY":
+		s.Family = route.IPv6Only
+	case "V4_PREFERRED":
+		s.Family = route.IPv4Preferred
+	case "ALL":
+		s.Family = route.BothFamilies
+	}
 }
 
 // httpProtocol notes what of the options for HTTP would mean something to Dubbo.

@@ -217,8 +217,17 @@ func TestClusters(t *testing.T) {
 	for text, want := range map[string]route.ClusterSpec{
 		`type: EDS`:                          {Policy: route.RoundRobin, PanicPercent: 50},
 		`type: STRICT_DNS lb_policy: RANDOM`: {Policy: route.Random, PanicPercent: 50, Resolve: 5 * time.Second},
+		`type: STRICT_DNS dns_refresh_rate { seconds: 60 } respect_dns_ttl: true dns_lookup_family: V4_ONLY dns_jitter { nanos: 100000000 }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Resolve: 5 * time.Second, Family: route.IPv4Only,
+		},
+		`cluster_type { name: "envoy.cluster.dns" typed_config { [type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster] {
+			dns_refresh_rate { seconds: 20 } dns_lookup_family: V4_PREFERRED all_addresses_in_single_endpoint: true } } }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Resolve: 20 * time.Second, Family: route.IPv4Preferred,
+			Unsupported: []string{"all_addresses_in_single_endpoint is not honoured"},
+		},
 		`type: LOGICAL_DNS dns_refresh_rate { seconds: 30 } lb_policy: LEAST_REQUEST least_request_lb_config { choice_count { value: 5 } }`: {
-			Policy: route.LeastRequest, PanicPercent: 50, Resolve: 30 * time.Second, Unsupported: []string{"choice_count 5 is not honoured, it is 2"},
+			Policy: route.LeastRequest, PanicPercent: 50, Resolve: 30 * time.Second,
+			Unsupported: []string{"choice_count 5 is not honoured, it is 2", "type LOGICAL_DNS is taken as STRICT_DNS: each address of the name gets calls"},
 		},
 		`type: STATIC lb_policy: RING_HASH ring_hash_lb_config { minimum_ring_size { value: 7 } maximum_ring_size { value: 9 } hash_function: MURMUR_HASH_2 }`: {
 			Policy: route.RingHash, Ring: route.RingSize{Min: 7, Max: 9}, PanicPercent: 50, Unsupported: []string{"ring_hash_lb_config.hash_function MURMUR_HASH_2 is not honoured"},
