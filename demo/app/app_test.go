@@ -7,6 +7,8 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"maps"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -167,6 +169,26 @@ func TestCallArguments(t *testing.T) {
 	for method, arg := range map[string]string{"Slow": "x", "Echo": "-1"} {
 		if _, err := (caller{}).call(t.Context(), method, arg); err == nil {
 			t.Errorf("%s(%s) was called", method, arg)
+		}
+	}
+}
+
+func TestAttaching(t *testing.T) {
+	for query, want := range map[string]map[string]any{
+		"n=1": nil, "attachment=user=jason": {"user": "jason"}, "attachment=a=b%3Dc&attachment=d=": {"a": "b=c", "d": ""},
+	} {
+		ctx, err := attaching(httptest.NewRequest("GET", "/call?"+query, nil))
+		if err != nil {
+			t.Errorf("%s: %v", query, err)
+			continue
+		}
+		if got, _ := ctx.Value(constant.AttachmentKey).(map[string]any); !maps.Equal(got, want) {
+			t.Errorf("%s: %v", query, got)
+		}
+	}
+	for _, bad := range []string{"attachment=user", "attachment==x"} {
+		if _, err := attaching(httptest.NewRequest("GET", "/call?"+bad, nil)); err == nil {
+			t.Errorf("%s was taken", bad)
 		}
 	}
 }

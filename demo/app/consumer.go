@@ -8,10 +8,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
 
 	"dubbo.apache.org/dubbo-go/v3/client"
+	"dubbo.apache.org/dubbo-go/v3/common/constant"
 )
 
 // caller makes one call of a reference.
@@ -115,7 +117,12 @@ func consume(ctx context.Context, s settings, out io.Writer) error {
 			http.Error(w, err.Error(), http.StatusInternalServerError)
 			return
 		}
-		series(r.Context(), c, n, cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world"), json.NewEncoder(w))
+		ctx, err := attaching(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		series(ctx, c, n, cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world"), json.NewEncoder(w))
 	})
 	mux.HandleFunc("GET /load", func(w http.ResponseWriter, r *http.Request) {
 		rate, err := strconv.Atoi(cmp.Or(r.FormValue("rate"), "100"))
@@ -125,7 +132,12 @@ func consume(ctx context.Context, s settings, out io.Writer) error {
 			return
 		}
 		method, arg := cmp.Or(r.FormValue("method"), "SayHello"), cmp.Or(r.FormValue("arg"), "world")
-		load(r.Context(), rate, length, json.NewEncoder(w), func(ctx context.Context) (string, error) { return c.call(ctx, method, arg) })
+		ctx, err := attaching(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		load(ctx, rate, length, json.NewEncoder(w), func(ctx context.Context) (string, error) { return c.call(ctx, method, arg) })
 	})
 	var calling sync.WaitGroup
 	if s.every > 0 {
@@ -137,6 +149,24 @@ func consume(ctx context.Context, s settings, out io.Writer) error {
 		return err
 	}
 	return leave()
+}
+
+// attaching is the context of calls with the attachments that a request names,
+// attachment=key=value.
+func attaching(r *http.Request) (context.Context, error) {
+	pairs := r.URL.Query()["attachment"]
+	if len(pairs) == 0 {
+		return r.Context(), nil
+	}
+	all := map[string]any{}
+	for _, pair := range pairs {
+		k, v, ok := strings.Cut(pair, "=")
+		if !ok || k == "" {
+			return nil, fmt.Errorf("attachment: want key=value, not %q", pair)
+		}
+		all[k] = v
+	}
+	return context.WithValue(r.Context(), constant.AttachmentKey, all), nil
 }
 
 // steadily makes a call now and then until ctx ends, for a person to watch.

@@ -11,6 +11,6 @@
 // and prints who answered them and through which hops.
 //
 //	provider GET /stats                          calls by method, distinct connections
-//	consumer GET /call?n=3&method=SayHello&arg=x one JSON line for each call; also group, version
-//	consumer GET /load?rate=100&for=5s           the ledger: one line for each call, a summary last
+//	consumer GET /call?n=3&method=SayHello&arg=x one JSON line for each call; also group, version, attachment=key=value
+//	consumer GET /load?rate=100&for=5s           the ledger: one line for each call, a summary last; also method, arg, attachment
 package main

@@ -568,6 +568,11 @@ func (a *app) load(rate int, length time.Duration) (wait func() ledger) {
 	return a.loadOf("SayHello", "world", rate, length)
 }
 
+// loadWith is a load whose calls have an attachment, "key=value".
+func (a *app) loadWith(attachment string, rate int, length time.Duration) (wait func() ledger) {
+	return a.loadOf("SayHello", "world&attachment="+url.QueryEscape(attachment), rate, length)
+}
+
 // loadOf is a load of another method.
 func (a *app) loadOf(method, arg string, rate int, length time.Duration) (wait func() ledger) {
 	type result struct {
