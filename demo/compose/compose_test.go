@@ -8,12 +8,14 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshferry/meshferry/internal/install"
+	"github.com/meshferry/meshferry/registry/nacos/nacostest"
 )
 
 var run = flag.Bool("compose", false, "run the docker-compose demo")
@@ -21,6 +23,7 @@ var run = flag.Bool("compose", false, "run the docker-compose demo")
 const (
 	javaImage      = "eclipse-temurin:17.0.13_11-jre-jammy"
 	zookeeperImage = "zookeeper:3.9.4"
+	nacosImage     = "nacos/nacos-server:v2.3.2"
 
 	agentLimit = 40 << 20 // bytes of the agent's image
 )
@@ -75,10 +78,17 @@ func TestCompose(t *testing.T) {
 	done("engine")
 	e.run(t, "docker", "import", base, javaImage)
 	zookeeper(t, e)
+	nacos(t, e)
 	done("stand-ins for images that are pulled")
 
-	for _, profile := range []string{"zookeeper"} {
-		t.Run(profile, func(t *testing.T) { play(t, demo{e, profile}) })
+	for _, profile := range []string{"zookeeper", "nacos"} {
+		t.Run(profile, func(t *testing.T) {
+			e := *e
+			if profile == "nacos" {
+				e.env = append(slices.Clone(e.env), "REGISTRY=nacos://nacos:8848")
+			}
+			play(t, demo{&e, profile})
+		})
 	}
 }
 
@@ -96,6 +106,43 @@ func zookeeper(t *testing.T, e *engine) {
 		t.Fatal(err)
 	}
 	e.run(t, "docker", "build", "-q", "-t", zookeeperImage, "-f", filepath.Join(work, "zookeeper.Dockerfile"), work)
+}
+
+// nacos makes the image of the other registry.
+func nacos(t *testing.T, e *engine) {
+	d, err := nacostest.Install(t.Context(), nacostest.V2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	work := t.TempDir()
+	if err := os.CopyFS(filepath.Join(work, "lib"), os.DirFS(d.Lib)); err != nil {
+		t.Fatal(err)
+	}
+	home, inside := filepath.Join(work, "home"), "/home/nacos"
+	if err := d.Prepare(home, nacostest.Settings{Port: 8848, Secret: "nothing is signed with it: there are no logins"}); err != nil {
+		t.Fatal(err)
+	}
+	conf := filepath.Join(home, "conf", "application.properties")
+	text, err := os.ReadFile(conf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(conf, []byte(strings.ReplaceAll(string(text), home, inside)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.ReadFile("demo/compose/standin/nacos.Dockerfile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.Lib = "/lib/nacos"
+	entry, err := json.Marshal(append([]string{"java"}, d.Args(inside)...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(work, "Dockerfile"), fmt.Appendf(file, "ENTRYPOINT %s\n", entry), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	e.run(t, "docker", "build", "-q", "-t", nacosImage, work)
 }
 
 // play runs the demo with one registry, from up to down.
