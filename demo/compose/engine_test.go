@@ -26,6 +26,10 @@ func have(t *testing.T) error {
 	if runtime.GOOS != "linux" || os.Getuid() != 0 {
 		return errors.New("it needs root on Linux")
 	}
+	// Root of a container may not do what the engine is to do.
+	if _, err := output(t.Context(), nil, "unshare", append(namespaces, "true")...); err != nil {
+		return err
+	}
 	missing := missingPackages()
 	if len(missing) == 0 {
 		return nil
@@ -81,8 +85,12 @@ type engine struct {
 	log string
 }
 
-// startEngine runs until the test ends.
-func startEngine(t *testing.T) *engine {
+// namespaces take along all that an engine makes of bridges, rules, mounts and
+// processes.
+var namespaces = []string{"--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"}
+
+// startEngine gives one that runs until the test ends.
+func startEngine(t *testing.T) (*engine, error) {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "meshferry-docker-") // not t.TempDir: a socket's path is short
 	if err != nil {
@@ -105,10 +113,9 @@ func startEngine(t *testing.T) *engine {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	// All that an engine makes of bridges, rules, mounts and processes is gone with these namespaces.
-	cmd := exec.Command("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "sh", "-c",
+	cmd := exec.Command("unshare", append(slices.Clone(namespaces), "sh", "-c",
 		`ip link set lo up; exec docker-init -- dockerd "$@"`, "sh",
-		"--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", socket, "--cgroup-parent", group)
+		"--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", socket, "--cgroup-parent", group)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = e.env, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	started, gone := make(chan error), make(chan struct{})
@@ -145,15 +152,15 @@ func startEngine(t *testing.T) *engine {
 	for begin := time.Now(); ; time.Sleep(100 * time.Millisecond) {
 		_, err := output(t.Context(), e.env, "docker", "version")
 		if err == nil {
-			return e
+			return e, nil
 		}
 		select {
 		case <-gone:
-			t.Fatalf("the engine ended by itself:\n%s", e.tail())
+			return nil, fmt.Errorf("the engine ended by itself:\n%s", e.tail())
 		default:
 		}
-		if time.Since(begin) > time.Minute {
-			t.Fatalf("the engine is not there: %v\n%s", err, e.tail())
+		if time.Since(begin) > 2*time.Minute {
+			return nil, fmt.Errorf("the engine is not there: %w\n%s", err, e.tail())
 		}
 	}
 }
@@ -194,6 +201,14 @@ func (e *engine) run(t *testing.T, name string, args ...string) string {
 		t.Fatal(err)
 	}
 	return out
+}
+
+// insist is run for what can fail for a moment.
+func (e *engine) insist(t *testing.T, name string, args ...string) {
+	t.Helper()
+	if err := again(t, func() error { _, err := output(t.Context(), e.env, name, args...); return err }); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // javaBase gives the file system of a Debian with Java as a tar file.
