@@ -143,13 +143,13 @@ func registryOptions(s settings) ([]registry.Option, error) {
 	if !ok {
 		return nil, fmt.Errorf("--registry %q: want mesh://…, zookeeper://… or nacos://…", s.registry)
 	}
-	if scheme == "mesh" {
-		return []registry.Option{level, registry.WithAddress(s.registry), registry.WithParams(map[string]string{"cache": s.cache})}, nil
-	}
 	o := []registry.Option{level}
 	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
 		user, password, _ := strings.Cut(rest[:i], ":")
 		o, rest = append(o, registry.WithUsername(user), registry.WithPassword(password)), rest[i+1:]
+	}
+	if scheme == "mesh" {
+		return append(o, registry.WithAddress(scheme+"://"+rest), registry.WithParams(map[string]string{"cache": s.cache})), nil
 	}
 	hosts, root, _ := strings.Cut(rest, "/")
 	if root != "" {

@@ -92,6 +92,33 @@ func TestPublishAndUnpublish(t *testing.T) {
 	}
 }
 
+// An agent that asks for a token gets it with every request: publish, subscribe,
+// watch and lease. One that is wrong is a refusal that says so, not an agent that is
+// away.
+func TestToken(t *testing.T) {
+	a := newAgent(t)
+	a.token = "s3cret/+="
+	a.start("b1")
+	c := start(t, a, func(o *Options) { o.Token = a.token })
+	if _, err := c.Publish(within(t), Publication{URL: provider}); err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.Subscribe(within(t), Consumer{Interface: "com.a.Foo", Protocol: "dubbo"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	next(t, s, "through the agent", mesh(a))
+	a.until("the lease is held", func() bool { return a.leases == 1 })
+	a.say(StateProtected)
+	next(t, s, "what the watch has told of", func(s Set) bool { return s.State == StateProtected })
+
+	wrong := start(t, a, func(o *Options) { o.Token = "wrong" })
+	var refusal *Refusal
+	if _, err := wrong.Publish(within(t), Publication{URL: provider}); !errors.As(err, &refusal) || refusal.Status != http.StatusUnauthorized || refusal.Code != "unauthorised" {
+		t.Errorf("with a wrong token: %v", err)
+	}
+}
+
 func TestEverythingIsToldToANewAgent(t *testing.T) {
 	a := newAgent(t)
 	a.start("b1")

@@ -22,6 +22,7 @@ type agent struct {
 	outbound         string
 	mu               sync.Mutex
 	boot             string
+	token            string // asked of every request but /healthz; empty: none
 	revision         int
 	registryAway     bool
 	refuse           map[string]Refusal // by path
@@ -84,10 +85,23 @@ func (a *agent) start(boot string) {
 	mux.HandleFunc("GET /v1/watch", a.watch)
 	mux.HandleFunc("POST /v1/lease", a.lease)
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "ok") })
-	a.server = &http.Server{Handler: mux, BaseContext: func(net.Listener) context.Context { return ctx }}
+	a.server = &http.Server{Handler: a.guard(mux), BaseContext: func(net.Listener) context.Context { return ctx }}
 	server, outbound := a.server, a.outboundListener
 	a.stopped.Go(func() { server.Serve(control) })
 	a.stopped.Go(func() { a.heartbeats(outbound) })
+}
+
+// guard answers as an agent with a control token does (CONTRACT §11).
+func (a *agent) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if a.token != "" && r.URL.Path != "/healthz" && r.Header.Get("Authorization") != "Bearer "+a.token {
+			w.Header().Set("Content-Type", "application/json")
+			w.WriteHeader(http.StatusUnauthorized)
+			io.WriteString(w, `{"error":{"code":"unauthorised","message":"the token is missing or wrong"}}`)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 func (a *agent) listen(network, address string) net.Listener {

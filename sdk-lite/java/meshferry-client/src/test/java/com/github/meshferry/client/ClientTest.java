@@ -50,7 +50,11 @@ class ClientTest {
     }
 
     private Client open() throws IOException {
-        client = Client.open(new Options("127.0.0.1", agent.port, "shop").directory(directory).log(new Log() {
+        return open("");
+    }
+
+    private Client open(String token) throws IOException {
+        client = Client.open(new Options("127.0.0.1", agent.port, "shop").token(token).directory(directory).log(new Log() {
             @Override
             public void debug(String text) {}
 
@@ -87,6 +91,31 @@ class ClientTest {
         assertEquals("unpublished", client.unpublish(FOO).state());
         assertEquals(Collections.emptyList(), agent.published());
         eventually("the lease", () -> agent.leases() == 1);
+    }
+
+    /** The token goes with every request, also with those that are held: the watch and the lease. */
+    @Test
+    void sendsTheToken() throws Exception {
+        agent.token("s3cret/+=").start("b1").hand(Collections.singletonList(agent.outboundUrl()));
+        open("s3cret/+=");
+        assertEquals("published", client.publish(FOO).state());
+        BlockingQueue<UrlSet> sets = new LinkedBlockingQueue<>();
+        Subscription s = client.subscribe(CALLS_FOO, sets::add);
+        s.tell();
+        next(sets);
+        eventually("the lease", () -> agent.leases() == 1);
+        eventually("the watch", () -> agent.log().contains("/v1/watch"));
+        agent.hand(Collections.singletonList(agent.outboundUrl() + "&group=g"));
+        assertEquals(Collections.singletonList(agent.outboundUrl() + "&group=g"), next(sets).providers());
+    }
+
+    /** A wrong token is a refusal that says so, not an agent that is away. */
+    @Test
+    void aWrongTokenIsARefusal() throws Exception {
+        agent.token("s3cret").start("b1");
+        open("wrong");
+        Refusal r = assertThrows(Refusal.class, () -> client.publish(FOO));
+        assertEquals("401 unauthorised", r.status() + " " + r.code());
     }
 
     @Test

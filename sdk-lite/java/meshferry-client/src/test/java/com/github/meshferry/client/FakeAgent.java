@@ -38,6 +38,7 @@ final class FakeAgent implements AutoCloseable {
     private final List<String> log = new ArrayList<>();
     private int leases;
     private int refuse;
+    private String token = ""; // asked of every request; empty: none
 
     FakeAgent() throws IOException {
         port = freePort();
@@ -113,6 +114,11 @@ final class FakeAgent implements AutoCloseable {
         refuse = status;
     }
 
+    synchronized FakeAgent token(String token) {
+        this.token = token;
+        return this;
+    }
+
     synchronized List<String> published() {
         return new ArrayList<>(published.keySet());
     }
@@ -130,6 +136,10 @@ final class FakeAgent implements AutoCloseable {
         String path = x.getRequestURI().getPath();
         synchronized (this) {
             log.add(path);
+            if (!token.isEmpty() && !("Bearer " + token).equals(x.getRequestHeaders().getFirst("Authorization"))) {
+                answer(x, 401, "{\"error\":{\"code\":\"unauthorised\",\"message\":\"the token is missing or wrong\"}}");
+                return;
+            }
             if (refuse != 0 && x.getRequestMethod().equals("POST") && !path.endsWith("lease")) {
                 answer(x, refuse, "{\"error\":{\"code\":\"invalid\",\"message\":\"no\"}}");
                 return;
