@@ -18,7 +18,7 @@ build: ## the agent, into bin/
 	$(GO) build -trimpath -tags $(TAGS) -o bin/ ./cmd/meshferry
 
 quick: ## the tests of daily work: no servers, no applications, under a minute
-	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./xdsclient/... ./cmd/...
+	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./xdsclient/... ./controlplane/... ./internal/... ./cmd/...
 	cd sdk-lite/go && $(GO) test -short ./...
 
 test: lint java ## all tests; installs and starts what they need (ZooKeeper, Nacos, Java Dubbo, dubbo-go applications)
@@ -49,7 +49,7 @@ binaries: ## what images hold, into bin/image, for builds with BINARIES=prebuilt
 	demo/compose/binaries.sh
 
 lint: ## gofmt, go vet and staticcheck
-	@f=$$(gofmt -l agent cmd demo registry rewrite sdk-lite xdsclient); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
+	@f=$$(gofmt -l agent cmd controlplane demo internal registry rewrite sdk-lite xdsclient); [ -z "$$f" ] || { echo "gofmt would change:"; echo "$$f"; exit 1; }
 	@set -e; for m in $(MODULES); do (cd $$m && $(GO) vet ./... && $(GO) run $(STATICCHECK) ./...); done
 
 demo: ## one call through the mesh, step by step; REGISTRY=zookeeper://… or nacos://… for a real registry, KEEP=1 to play with it

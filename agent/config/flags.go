@@ -9,7 +9,7 @@ import (
 func Flags(fs *pflag.FlagSet) {
 	fs.String("config", "", "YAML file with settings")
 	fs.StringArray("registry", nil, "registry as [name=]URL, repeatable; the first without a name is \"main\":\n"+
-		"zookeeper://h1:2181,h2:2181/root or local:///directory")
+		"zookeeper://h1:2181,h2:2181/root, nacos://h1:8848 or local:///directory")
 	for _, s := range settings() {
 		if s.flag != "" {
 			fs.String(s.flag, "", s.help)

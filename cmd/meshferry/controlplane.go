@@ -33,7 +33,7 @@ type serving struct {
 
 func (s *serving) flags(cmd *cobra.Command, listen, admin string) {
 	f := cmd.Flags()
-	f.StringArrayVar(&s.registries, "registry", nil, "registry as [name=]URL, repeatable: zookeeper://h1:2181,h2:2181/root or local:///directory")
+	f.StringArrayVar(&s.registries, "registry", nil, "registry as [name=]URL, repeatable:\nzookeeper://h1:2181,h2:2181/root, nacos://h1:8848 or local:///directory")
 	f.StringVar(&s.listen, "listen", listen, "where xDS is served")
 	f.StringVar(&s.admin, "admin", admin, "where /readyz, /metrics and /debug are served; empty: nowhere")
 	f.StringVar(&s.cert, "tls-cert", "", "certificate of the server, PEM; read again when it changes")

@@ -22,8 +22,12 @@ func newRun() *cobra.Command {
 		Short: "Run the agent",
 		Long: `Run the agent in the foreground, until SIGTERM or SIGINT. It then withdraws what
 it has published, lets calls in flight finish, and ends. A second signal ends it
-at once. SIGHUP reads the settings again: services, protection, stop, probe and
-log.level change at once, the log names what needs a restart.
+at once. SIGHUP reads the settings again: registries, services, inbound.static,
+protection, stop, probe and log.level change at once, the log names what needs a
+restart.
+
+A registry that is away delays nothing: the agent starts, says so, and goes on
+trying.
 
 Settings come from the flags, else from variables (MESHFERRY_OUTBOUND for
 --outbound, MESHFERRY_PROBE_INTERVAL for probe.interval in the file), else from
@@ -31,6 +35,7 @@ the YAML file that --config or MESHFERRY_CONFIG names, else they have defaults.
 Several registries in MESHFERRY_REGISTRY are separated by spaces. A password
 belongs into a file (passwordFile) or into MESHFERRY_REGISTRY_<NAME>_PASSWORD.`,
 		Example: `  meshferry run --registry zookeeper://10.0.0.9:2181,10.0.0.10:2181
+  meshferry run --registry nacos://10.0.0.9:8848
   meshferry run --registry local:///tmp/registry --address 127.0.0.1
   meshferry run --config /etc/meshferry.yaml --log-format json`,
 		Args: usage(cobra.NoArgs),

@@ -9,12 +9,15 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+
+	"go.uber.org/goleak"
 )
 
 // The test's own program is the one that runs inside.
 func TestMain(m *testing.M) {
 	if !Inside() {
-		os.Exit(m.Run())
+		goleak.VerifyTestMain(m)
+		return
 	}
 	if err := Up(); err != nil {
 		fmt.Println(err)

@@ -199,7 +199,9 @@ func (c *conn) received(p *api.Payload, push func(kind string, body []byte)) {
 	kind := p.GetMetadata().GetType()
 	body := p.GetBody().GetValue()
 	push(kind, body)
-	var r struct{ RequestId string }
+	var r struct {
+		RequestID string `json:"requestId"`
+	}
 	_ = json.Unmarshal(body, &r) // without an id there is nothing to answer
 	answers := map[string]string{
 		constant.NOTIFY_SUBSCRIBE_REQUEST_NAME:     "NotifySubscriberResponse",
@@ -207,8 +209,8 @@ func (c *conn) received(p *api.Payload, push func(kind string, body []byte)) {
 		"ClientDetectionRequest":                   "ClientDetectionResponse",
 		"ConnectResetRequest":                      "ConnectResetResponse",
 	}
-	if answer, ok := answers[kind]; ok && r.RequestId != "" {
-		if err := c.send(answer, map[string]any{"resultCode": 200, "success": true, "requestId": r.RequestId}); err != nil {
+	if answer, ok := answers[kind]; ok && r.RequestID != "" {
+		if err := c.send(answer, map[string]any{"resultCode": 200, "success": true, "requestId": r.RequestID}); err != nil {
 			c.end(fmt.Errorf("the connection to %s was lost: %w", c.server, err))
 		}
 	}

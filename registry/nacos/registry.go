@@ -69,7 +69,7 @@ func New(o Options) (*Registry, error) {
 		return nil, err
 	}
 	if o.HostID == "" {
-		return nil, errors.New("Nacos registry: the host id is empty")
+		return nil, errors.New("registry Nacos: the host id is empty")
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
