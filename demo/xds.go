@@ -69,7 +69,7 @@ func (d *demo) runXDS(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := x.inEffect(ctx, 0); err != nil {
+	if _, err := x.inEffect(ctx, 0); err != nil {
 		return err
 	}
 	d.title("The consumer makes %d calls a second from now on. Each is counted.", xdsRate)
@@ -256,27 +256,29 @@ func (x *canary) edit(ctx context.Context, percent int) error {
 	if err := x.write("greet.yaml", rules(percent)); err != nil {
 		return err
 	}
-	if err := x.inEffect(ctx, percent); err != nil {
+	rule, err := x.inEffect(ctx, percent)
+	if err != nil {
 		return err
 	}
-	x.say("   The agent decides by it after %d ms.", time.Since(begin).Milliseconds())
+	x.say("   After %d ms the agent decides by it, and names it: %s.", time.Since(begin).Milliseconds(), rule)
 	return nil
 }
 
 // inEffect waits until the agent of the consumer says that so many of a hundred
-// calls go to green.
-func (x *canary) inEffect(ctx context.Context, percent int) error {
-	return x.await(ctx, x.b.agent, "agent B to have the rule", func() error {
-		var why struct {
-			Source, Reason string
-			Rules          struct {
-				Route    string
-				Clusters []struct {
-					Cluster, Reason string
-					Share           float64
-				}
+// calls go to green, and gives the rule that it names.
+func (x *canary) inEffect(ctx context.Context, percent int) (rule string, err error) {
+	var why struct {
+		Source, Reason string
+		Rules          struct {
+			Route, Origin string
+			Clusters      []struct {
+				Cluster, Reason string
+				Share           float64
 			}
 		}
+	}
+	err = x.await(ctx, x.b.agent, "agent B to have the rule", func() error {
+		why.Rules.Clusters = nil
 		if err := get(ctx, x.b.at(x.b.control), "/v1/explain?service="+service+"&method=sayHello", &why); err != nil {
 			return err
 		}
@@ -294,6 +296,7 @@ func (x *canary) inEffect(ctx context.Context, percent int) error {
 		}
 		return nil
 	})
+	return fmt.Sprintf("route %s of %s", why.Rules.Route, why.Rules.Origin), err
 }
 
 // shares counts the answers of some pieces of the load that began after now, and
@@ -434,7 +437,7 @@ func (x *canary) outage(ctx context.Context) error {
 	if err := x.connectedTo(ctx, true); err != nil {
 		return err
 	}
-	if err := x.inEffect(ctx, 100); err != nil {
+	if _, err := x.inEffect(ctx, 100); err != nil {
 		return err
 	}
 	x.say("   The agent decides by it %d ms after the start.", time.Since(begin).Milliseconds())

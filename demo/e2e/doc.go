@@ -1,6 +1,7 @@
-// Package e2e proves the product from end to end: a real ZooKeeper or Nacos, an ADS
-// server on go-control-plane, agents as processes, and applications with dubbo-go and Java Dubbo, some of which know an
-// agent and some of which know nothing of agents. It has tests only.
+// Package e2e proves the product from end to end: a real ZooKeeper or Nacos, an
+// ADS server on go-control-plane's cache, agents as processes, and applications
+// with dubbo-go and Java Dubbo, some of which know an agent and some of which know
+// nothing of agents. It has tests only.
 //
 // A host is a loopback address of its own, so every agent has the real ports
 // 20881, 20882 and 20883, and tests can run side by side. What a test claims, it
