@@ -115,6 +115,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"GET", "/v1/watch?subscription=s&wait=1h", "", 422, "invalid"},
 		{"GET", "/v1/watch?subscribtion=s", "", 400, "unknown-field"},
 		{"GET", "/v1/explain?service=a.B&attachment=x", "", 422, "invalid"},
+		{"GET", "/v1/explain?service=a.B&argument=x=1", "", 422, "invalid"},
+		{"GET", "/v1/explain?service=a.B&argument=0", "", 422, "invalid"},
 		{"GET", "/v1/explain?service=a.B&direction=up", "", 422, "invalid"},
 	} {
 		r := w.call(t, test.method, test.path, test.body)

@@ -330,7 +330,7 @@ func TestViews(t *testing.T) {
 		t.Errorf("%+v", endpoints)
 	}
 	var why Explanation
-	view("/v1/explain?service=g1/org.example.GreetService:1.0.0&method=sayHello&attachment=dubbo.tag=gray").into(t, &why)
+	view("/v1/explain?service=g1/org.example.GreetService:1.0.0&method=sayHello&attachment=dubbo.tag=gray&argument=0=a=b").into(t, &why)
 	if !why.Routed || why.State != route.Protected || len(why.Candidates) != 1 {
 		t.Errorf("%+v", why)
 	}

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -255,7 +256,7 @@ func (s *Server) endpoints(c *gin.Context) {
 }
 
 func (s *Server) explain(c *gin.Context) {
-	q, err := routeQuery(c, "service", "direction", "method", "application", "attachment")
+	q, err := routeQuery(c, "service", "direction", "method", "application", "attachment", "argument")
 	if err != nil {
 		s.fail(c, err)
 		return
@@ -302,6 +303,17 @@ func routeQuery(c *gin.Context, names ...string) (route.Query, error) {
 			q.Attachments = map[string]string{}
 		}
 		q.Attachments[k] = v
+	}
+	for _, pair := range c.QueryArray("argument") {
+		k, v, ok := strings.Cut(pair, "=")
+		index, err := strconv.Atoi(k)
+		if !ok || err != nil || index < 0 {
+			return q, invalid("give argument=index=value, the first index is 0", "bad argument %.40q", pair)
+		}
+		if q.Arguments == nil {
+			q.Arguments = map[int]string{}
+		}
+		q.Arguments[index] = v
 	}
 	return q, nil
 }

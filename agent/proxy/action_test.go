@@ -140,6 +140,25 @@ func TestRuleRouting(t *testing.T) {
 	c.wantRefusal(req{id: 5, iface: "com.example.Unheard"}, 4, "Unheard")
 }
 
+// A route that looks at an argument is chosen for each call by its own.
+func TestRuleByArgument(t *testing.T) {
+	blue, green := serve(t, echo), serve(t, echo)
+	m, src := ruled(t, Options{})
+	m.consume(t)
+	vip := to("green", 1)
+	vip.Match.Arguments = []route.ArgumentMatch{{StringMatch: route.StringMatch{Kind: route.Range, From: 1, To: 100}}}
+	absent := to("green", 1)
+	absent.Match.Arguments = []route.ArgumentMatch{{Index: 1, StringMatch: route.StringMatch{Kind: route.Exact, Text: "99"}}}
+	m.put(t, src, map[string][]string{"blue": {blue.addr()}, "green": {green.addr()}}, nil, vip, absent, to("blue", 1))
+	c := dial(t, m.outbound)
+	for i, arg := range []string{"99", "100", "99", "", "x", "1"} {
+		c.wantEcho(req{id: uint64(i), iface: foo, arg: arg})
+	}
+	if b, g := blue.calls.Load(), green.calls.Load(); b != 3 || g != 3 {
+		t.Errorf("blue %d, green %d", b, g)
+	}
+}
+
 func oneEndpoint(address string) *route.EndpointSet {
 	return &route.EndpointSet{Localities: []route.LocalitySpec{{Endpoints: []route.EndpointSpec{{Address: address}}}}}
 }

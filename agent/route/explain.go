@@ -14,6 +14,7 @@ type Query struct {
 	Service     registry.Service  `json:"service"`
 	Method      string            `json:"method,omitempty"`
 	Attachments map[string]string `json:"attachments,omitempty"` // group, version and path count where Service has none
+	Arguments   map[int]string    `json:"arguments,omitempty"`   // as text, by index
 	Application string            `json:"application,omitempty"` // the caller
 	Direction   string            `json:"direction,omitempty"`   // Outbound when empty
 }

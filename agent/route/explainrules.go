@@ -42,11 +42,16 @@ type Filter struct {
 	Left int    `json:"left"`
 }
 
-// mapAttachments are those of a Query.
-type mapAttachments map[string]string
+// queried is the attachments and arguments of a Query.
+type queried struct{ q *Query }
 
-func (m mapAttachments) Lookup(key string) ([]byte, bool) {
-	v, ok := m[key]
+func (a queried) Lookup(key string) ([]byte, bool) {
+	v, ok := a.q.Attachments[key]
+	return []byte(v), ok
+}
+
+func (a queried) Argument(index int) ([]byte, bool) {
+	v, ok := a.q.Arguments[index]
 	return []byte(v), ok
 }
 
@@ -75,7 +80,7 @@ func (s *Snapshot) explainRules(x *Explanation, q Query, entry *Cluster, now tim
 		}
 		r := routes.list[at]
 		always := func(uint64) uint64 { return 0 }
-		if !r.when.byMethod([]byte(q.Method)) || !r.when.holds(mapAttachments(q.Attachments), always) {
+		if !r.when.byMethod([]byte(q.Method)) || !r.when.holds(queried{&q}, always) {
 			u.PassedOver = append(u.PassedOver, label+": "+strings.Join(rule.Match.texts(), ", "))
 			continue
 		}
@@ -299,6 +304,9 @@ func (m *Match) texts() []string {
 	}
 	for _, a := range m.Attachments {
 		list = append(list, "attachment "+a.Key+" "+a.StringMatch.String())
+	}
+	for _, a := range m.Arguments {
+		list = append(list, fmt.Sprintf("argument %d %v", a.Index, a.StringMatch))
 	}
 	if m.Fraction != 0 && m.Fraction != NoneOf {
 		list = append(list, fmt.Sprintf("%g%% of the calls", float64(m.Fraction)/Million*100))

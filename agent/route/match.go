@@ -10,11 +10,13 @@ import (
 	"github.com/meshferry/meshferry/registry"
 )
 
-// Attachments is what routes read of a call's attachments (dubbo.Attachments).
+// Attachments is what routes read of a call behind its front (dubbo.Attachments).
 type Attachments interface {
 	// Lookup gives the value as text; false: missing, or it has no text. The value
 	// is valid until the next call.
 	Lookup(key string) (value []byte, ok bool)
+	// Argument is the argument of that index, from 0, under the same rules.
+	Argument(index int) (value []byte, ok bool)
 }
 
 // matcher is a StringMatch made ready. The zero matcher holds for every text.
@@ -139,6 +141,7 @@ func (m StringMatch) String() string {
 type conditions struct {
 	methods     []matcher // all on the method: of Method and of Path
 	attachments []attachmentMatcher
+	arguments   []argumentMatcher
 	fraction    uint32
 	never       bool
 }
@@ -146,6 +149,11 @@ type conditions struct {
 type attachmentMatcher struct {
 	key          string
 	missingEmpty bool
+	matcher
+}
+
+type argumentMatcher struct {
+	index int
 	matcher
 }
 
@@ -185,6 +193,13 @@ func newConditions(m Match, s registry.Service) (*conditions, error) {
 			return nil, fmt.Errorf("attachment %s: %w", a.Key, err)
 		}
 		c.attachments = append(c.attachments, attachmentMatcher{a.Key, a.MissingIsEmpty, one})
+	}
+	for _, a := range m.Arguments {
+		one, err := newMatcher(a.StringMatch)
+		if err != nil {
+			return nil, fmt.Errorf("argument %d: %w", a.Index, err)
+		}
+		c.arguments = append(c.arguments, argumentMatcher{a.Index, one})
 	}
 	return c, nil
 }
@@ -234,8 +249,10 @@ func (c *conditions) byMethod(method []byte) bool {
 	return true
 }
 
-// open tells that attachments or chance decide too.
-func (c *conditions) open() bool { return len(c.attachments) > 0 || c.fraction != 0 }
+// open tells that attachments, arguments or chance decide too.
+func (c *conditions) open() bool {
+	return len(c.attachments) > 0 || len(c.arguments) > 0 || c.fraction != 0
+}
 
 // holds decides the rest of a call whose method matches.
 func (c *conditions) holds(a Attachments, draw func(uint64) uint64) bool {
@@ -244,7 +261,20 @@ func (c *conditions) holds(a Attachments, draw func(uint64) uint64) bool {
 			return false
 		}
 	}
+	for i := range c.arguments {
+		if !c.arguments[i].holds(a) {
+			return false
+		}
+	}
 	return c.fraction == 0 || draw(Million) < uint64(c.fraction)
+}
+
+func (m *argumentMatcher) holds(a Attachments) bool {
+	if a == nil {
+		return false
+	}
+	text, there := a.Argument(m.index)
+	return there && m.match(text)
 }
 
 func (m *attachmentMatcher) holds(a Attachments) bool {

@@ -1,6 +1,7 @@
 package route
 
 import (
+	"strconv"
 	"strings"
 	"testing"
 
@@ -85,6 +86,9 @@ func TestConditions(t *testing.T) {
 			[]string{"say", "say tag=blue"}, []string{"say tag=gray"}},
 		{"all must hold", Match{Method: exact("say"), Attachments: []AttachmentMatch{{Key: "tag"}, {Key: "user", StringMatch: StringMatch{Kind: Range, From: 0, To: 100}}}},
 			[]string{"say tag=x user=7"}, []string{"say tag=x user=100", "say user=7", "find tag=x user=7"}},
+		{"arguments", Match{Arguments: []ArgumentMatch{{Index: 0, StringMatch: exact("x")}, {Index: 2, StringMatch: StringMatch{Kind: Range, From: -5, To: 7}}}},
+			[]string{"say 0=x 2=-5", "find 0=x 1=y 2=6"}, []string{"say", "say 0=x", "say 0=y 2=1", "say 0=x 2=7", "say 0=x 2=1.0", "say 2=1"}},
+		{"argument that is missing, inverted", Match{Arguments: []ArgumentMatch{{Index: 1, StringMatch: StringMatch{Kind: Exact, Text: "x", Invert: true}}}}, []string{"say 1=y"}, []string{"say", "say 1=x"}},
 		{"none of the calls", Match{Fraction: NoneOf}, nil, []string{"say"}},
 		{"method that is missing", Match{Method: StringMatch{Invert: true}}, nil, []string{"say"}},
 	} {
@@ -96,18 +100,25 @@ func TestConditions(t *testing.T) {
 		for want, calls := range map[bool][]string{true: c.yes, false: c.no} {
 			for _, call := range calls {
 				words := strings.Fields(call)
-				a := mapAttachments{}
+				q := Query{Attachments: map[string]string{}, Arguments: map[int]string{}}
 				for _, pair := range words[1:] {
 					k, v, _ := strings.Cut(pair, "=")
-					a[k] = v
+					if n, err := strconv.Atoi(k); err == nil {
+						q.Arguments[n] = v
+					} else {
+						q.Attachments[k] = v
+					}
 				}
-				found := r.Find([]byte(words[0]), a) != nil
+				found := r.Find([]byte(words[0]), queried{&q}) != nil
+				if found && c.m.Arguments != nil && r.Find([]byte(words[0]), nil) != nil {
+					t.Errorf("%s: matches arguments that cannot be read", c.name)
+				}
 				if found != want {
 					t.Errorf("%s: %q matches: %v", c.name, call, found)
 				}
 				if one, decided := r.ByMethod([]byte(words[0])); decided && (one != nil) != want {
 					t.Errorf("%s: %q by method alone: %v", c.name, call, one != nil)
-				} else if !decided && len(c.m.Attachments) == 0 {
+				} else if !decided && len(c.m.Attachments)+len(c.m.Arguments) == 0 {
 					t.Errorf("%s: %q is not decided by the method", c.name, call)
 				}
 			}
@@ -115,6 +126,9 @@ func TestConditions(t *testing.T) {
 	}
 	if _, err := newConditions(attachment(StringMatch{Kind: Regex, Text: "["}), s); err == nil {
 		t.Error("a bad expression was read")
+	}
+	if _, err := newConditions(Match{Arguments: []ArgumentMatch{{StringMatch: StringMatch{Kind: Regex, Text: "["}}}}, s); err == nil {
+		t.Error("a bad expression on an argument was read")
 	}
 }
 

@@ -298,7 +298,8 @@ func TestWantedServices(t *testing.T) {
 func TestRulesAllocateNothing(t *testing.T) {
 	r := withCaller(newRuledTest(t, FromXDS))
 	canary := split("green", 1)
-	canary.Match = Match{Method: StringMatch{Kind: Prefix, Text: "s"}, Attachments: []AttachmentMatch{{Key: "tag", StringMatch: StringMatch{Kind: Regex, Text: "gr.*"}}}}
+	canary.Match = Match{Method: StringMatch{Kind: Prefix, Text: "s"}, Attachments: []AttachmentMatch{{Key: "tag", StringMatch: StringMatch{Kind: Regex, Text: "gr.*"}}},
+		Arguments: []ArgumentMatch{{Index: 1, StringMatch: StringMatch{Kind: Exact, Text: "x"}}}}
 	canary.Hash = []HashPolicy{{Attachment: "tag"}}
 	u := RuleUpdate{Source: "xds", Synced: true, Clusters: map[string]*ClusterSpec{
 		"blue":  {Name: "blue", Policy: LeastRequest, Outlier: &Outlier{Consecutive: 5, MaxEjectionPercent: 50, SuccessRate: true}, Limits: Limits{Requests: 10, Retries: 3}},
@@ -306,7 +307,7 @@ func TestRulesAllocateNothing(t *testing.T) {
 		Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:1", "10.0.0.2:1"), "green": endpoints("10.0.0.3:1", "10.0.0.4:1")},
 		Routes:    vhost("com.a.foo", canary, split("blue", 1, "green", 1))}
 	r.send(u)
-	a := mapAttachments{"tag": "gray"}
+	a := queried{&Query{Attachments: map[string]string{"tag": "gray"}, Arguments: map[int]string{1: "x"}}}
 	name, method := []byte("com.a.Foo"), []byte("say")
 	if n := testing.AllocsPerRun(1000, func() {
 		cl := r.snapshot.Outbound.Lookup(name, nil).Only()
@@ -321,7 +322,7 @@ func TestRulesAllocateNothing(t *testing.T) {
 			to.Report(e, Answered)
 			to.Leave()
 		}
-	}); n > 2 { // what mapAttachments converts
+	}); n > 3 { // what queried converts
 		t.Errorf("%v allocations", n)
 	}
 }

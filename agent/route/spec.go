@@ -107,6 +107,7 @@ type Match struct {
 	// dubbo-group, dubbo-version; dubbo_proxy's method).
 	Method, Group, Version StringMatch
 	Attachments            []AttachmentMatch // headers, query_parameters
+	Arguments              []ArgumentMatch   // dubbo_proxy's params_match
 	// Fraction is the share of the calls that matches, in parts per million
 	// (runtime_fraction); 0 means that there is no such condition, NoneOf none.
 	Fraction uint32
@@ -150,6 +151,15 @@ type AttachmentMatch struct {
 	Key string
 	StringMatch
 	MissingIsEmpty bool // treat_missing_header_as_empty
+}
+
+// ArgumentMatch is a condition on one argument of the call: a string, an integer as
+// decimal text, or a boolean as "true" or "false". One that is missing, null, of
+// another kind or in a serialization that is not read matches nothing, also not
+// inverted.
+type ArgumentMatch struct {
+	Index int // from 0
+	StringMatch
 }
 
 // WeightedCluster is one destination of a route.

@@ -2,6 +2,8 @@ package xds
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	dubbov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dubbo_proxy/v3"
 	"google.golang.org/protobuf/proto"
@@ -100,8 +102,19 @@ func dubboRule(r *dubbov3.Route) route.RouteRule {
 			b.set(&b.out.Method, "method", v)
 		}
 	}
-	if len(r.GetMatch().GetMethod().GetParamsMatch()) > 0 {
-		b.never("params_match")
+	params := r.GetMatch().GetMethod().GetParamsMatch()
+	for _, index := range slices.Sorted(maps.Keys(params)) {
+		one := route.ArgumentMatch{Index: int(index)}
+		switch p := params[index].GetParameterMatchSpecifier().(type) {
+		case *dubbov3.MethodMatch_ParameterMatchSpecifier_ExactMatch:
+			one.StringMatch = route.StringMatch{Kind: route.Exact, Text: p.ExactMatch}
+		case *dubbov3.MethodMatch_ParameterMatchSpecifier_RangeMatch:
+			one.StringMatch = route.StringMatch{Kind: route.Range, From: p.RangeMatch.GetStart(), To: p.RangeMatch.GetEnd()}
+		default:
+			b.never(fmt.Sprintf("params_match of parameter %d", index))
+			continue
+		}
+		b.out.Arguments = append(b.out.Arguments, one)
 	}
 	if b.impossible {
 		b.out.Fraction = route.NoneOf

@@ -20,7 +20,8 @@ func services(list ...registry.Service) []registry.Service { return list }
 const dubboConfig = `
   name: "first" interface: "com.a.*" group: "g" version: "1.0.0"
   routes { match { method { name { exact: "say" } } headers { name: "user" string_match { prefix: "j" } } } route { cluster: "blue" } }
-  routes { match { method { name { safe_regex { regex: "get.*" } } params_match { key: 0 value { exact_match: "x" } } } } route { cluster: "green" } }
+  routes { match { method { name { safe_regex { regex: "get.*" } } params_match { key: 2 value { range_match { start: -1 end: 9 } } } params_match { key: 0 value { exact_match: "x" } } } } route { cluster: "green" } }
+  routes { match { method { params_match { key: 1 value {} } } } route { cluster: "green" } }
   routes { match {} route { weighted_clusters { clusters { name: "blue" weight { value: 3 } } clusters { name: "green" weight { value: 1 } } } metadata_match {} } }`
 
 func wantDubbo(prefix string) []*route.RouteSpec {
@@ -35,9 +36,15 @@ func wantDubbo(prefix string) []*route.RouteSpec {
 				Clusters: []route.WeightedCluster{{Cluster: "blue", Weight: 1}},
 			},
 			{
-				Match:       route.Match{Method: route.StringMatch{Kind: route.Regex, Text: "get.*"}, Fraction: route.NoneOf},
+				Match: route.Match{Method: route.StringMatch{Kind: route.Regex, Text: "get.*"}, Arguments: []route.ArgumentMatch{
+					{StringMatch: route.StringMatch{Kind: route.Exact, Text: "x"}}, {Index: 2, StringMatch: route.StringMatch{Kind: route.Range, From: -1, To: 9}},
+				}},
+				Clusters: []route.WeightedCluster{{Cluster: "green", Weight: 1}},
+			},
+			{
+				Match:       route.Match{Fraction: route.NoneOf},
 				Clusters:    []route.WeightedCluster{{Cluster: "green", Weight: 1}},
-				Unsupported: []string{"params_match cannot be checked, so the route never matches"},
+				Unsupported: []string{"params_match of parameter 1 cannot be checked, so the route never matches"},
 			},
 			{
 				Clusters:    []route.WeightedCluster{{Cluster: "blue", Weight: 3}, {Cluster: "green", Weight: 1}},
@@ -89,7 +96,7 @@ func TestDubboProxy(t *testing.T) {
 					t.Errorf("\n got %+v\nwant %+v", got, want)
 				}
 			}
-			if n := r.Unsupported()["route "+test.prefix+"/0/first"]; !slices.Equal(n, []string{"route 1: params_match cannot be checked, so the route never matches", "route 2: metadata_match is not honoured"}) {
+			if n := r.Unsupported()["route "+test.prefix+"/0/first"]; !slices.Equal(n, []string{"route 2: params_match of parameter 1 cannot be checked, so the route never matches", "route 3: metadata_match is not honoured"}) {
 				t.Errorf("%q", n)
 			}
 			if name == "drds" {

@@ -13,7 +13,7 @@ func newExplain() *cobra.Command {
 	var f format
 	var inbound bool
 	var method, application string
-	var attachments []string
+	var attachments, arguments []string
 	cmd := &cobra.Command{
 		Use:   "explain SERVICE",
 		Short: "Tell where a call would go, and why",
@@ -37,6 +37,12 @@ is [group/]interface[:version]. No call is made.`,
 					return usageError{fmt.Errorf("--attachment wants key=value, not %q", a)}
 				}
 				q.Add("attachment", a)
+			}
+			for _, a := range arguments {
+				if k, _, ok := strings.Cut(a, "="); !ok || strings.Trim(k, "0123456789") != "" || k == "" {
+					return usageError{fmt.Errorf("--argument wants index=value, not %q", a)}
+				}
+				q.Add("argument", a)
 			}
 			var e, local explanation
 			if printed, err := c.get(cmd, f, "/v1/explain", q, &e); printed || err != nil {
@@ -63,6 +69,7 @@ is [group/]interface[:version]. No call is made.`,
 	cmd.Flags().StringVar(&method, "method", "", "method that is called")
 	cmd.Flags().StringVar(&application, "application", "", "application that calls")
 	cmd.Flags().StringArrayVar(&attachments, "attachment", nil, "attachment key=value, repeatable")
+	cmd.Flags().StringArrayVar(&arguments, "argument", nil, "argument index=value, the first index is 0, repeatable")
 	cmd.Flags().BoolVar(&inbound, "inbound", false, "only a call from another host to a local provider")
 	return cmd
 }

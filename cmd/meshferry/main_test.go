@@ -208,6 +208,7 @@ func TestUsage(t *testing.T) {
 		{[]string{"endpoints"}, []string{"wants one service"}},
 		{[]string{"explain", "a", "b"}, []string{"wants one service", "got 2 arguments"}},
 		{[]string{"explain", "a", "--attachment", "b"}, []string{`--attachment wants key=value, not "b"`}},
+		{[]string{"explain", "a", "--argument", "x=b"}, []string{`--argument wants index=value, not "x=b"`}},
 	} {
 		code, out, errs := command(c.args...)
 		if code != exitUsage || out != "" {

@@ -21,6 +21,7 @@ type Attachments struct {
 	body          []byte
 	start, end    int // of the value: a map, null, or a reference
 	last          int // offset of the map's end mark
+	args, argc    int // offset of the first argument, and how many there are
 
 	index [indexed]entry
 	count int // entries in index
@@ -52,6 +53,7 @@ func FindAttachments(serialization byte, body []byte, f *Front, a *Attachments) 
 func (a *Attachments) clear() {
 	a.isNull, a.isRef, a.body, a.start, a.end = true, false, nil, 0, 0
 	a.last, a.count, a.rest, a.defs = 0, 0, 0, 0
+	a.args, a.argc = 0, 0
 }
 
 // find locates the map behind the n values at body[pos].
@@ -60,7 +62,7 @@ func (a *Attachments) find(serialization byte, body []byte, pos, n int) error {
 	if pos < 0 || pos > len(body) {
 		return ErrTruncated
 	}
-	a.serialization, a.body = serialization, body
+	a.serialization, a.body, a.args, a.argc = serialization, body, pos, n
 	switch serialization {
 	case Hessian2:
 		return a.findHessian(pos, n)
@@ -325,4 +327,52 @@ func (a *Attachments) text(pos int) ([]byte, bool) {
 		return hessianScalarText(a.number[:0], a.body, pos)
 	}
 	return jsonbScalarText(a.number[:0], a.body[:a.end], pos)
+}
+
+// Argument is the argument of that index, from 0, as text: a string as UTF-8, an integer in decimal, a boolean as true or
+// false. It is false where there is none and for other values (null, floating point, objects). It steps over those before
+// it. The text is valid as that of [Attachments.Lookup] is.
+func (a *Attachments) Argument(index int) (value []byte, ok bool) {
+	if index < 0 || index >= a.argc {
+		return nil, false
+	}
+	if a.serialization == Fastjson2 {
+		pos := a.args
+		for {
+			start, end, err := jsonbBlock(a.body, pos)
+			switch {
+			case err != nil:
+				return nil, false
+			case index == 0:
+				return a.jsonbArgument(start, end)
+			}
+			pos = end
+			index--
+		}
+	}
+	// The walk was here before: it meets the same definitions again, so that what it knows for entries stays as it is.
+	w := &a.walk
+	w.pos, w.classes = a.args, w.classes[:0]
+	if w.skipHessian(index) != nil {
+		return nil, false
+	}
+	if s, _, err := hessianText(a.body, w.pos); err == nil {
+		return s, s != nil
+	}
+	switch tag := a.body[w.pos]; {
+	case tag >= 0x5b && tag <= 0x5f, tag == 'D': // doubles
+		return nil, false
+	}
+	return hessianScalarText(a.number[:0], a.body, w.pos)
+}
+
+func (a *Attachments) jsonbArgument(start, end int) ([]byte, bool) {
+	b := a.body[:end]
+	if s, ok := jsonbString(b, start); ok {
+		return s, true
+	}
+	if _, size := jsonbLong(b[start:]); size == 0 && b[start] != 0xb0 && b[start] != 0xb1 {
+		return nil, false
+	}
+	return jsonbScalarText(a.number[:0], b, start)
 }

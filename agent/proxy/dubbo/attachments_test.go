@@ -26,6 +26,98 @@ func request(serialization byte, attachments string) []byte {
 	return endFrame(append(frame, attachments...), 0)
 }
 
+// argued is a frame with arguments, each as written, and one attachment.
+func argued(serialization byte, desc string, arguments ...string) []byte {
+	frame := beginFrame(nil, flagRequest|flagTwoWay|serialization, 0, 1)
+	block := func(value string) {
+		if serialization == Fastjson2 {
+			frame = append(frame, 0, 0, byte(len(value)>>8), byte(len(value)))
+		}
+		frame = append(frame, value...)
+	}
+	for _, field := range []string{"2.0.2", "com.a.Foo", "1.0.0", "call", desc} {
+		if serialization == Fastjson2 {
+			block(string(appendJSONBString(nil, field)))
+		} else {
+			block(string(appendHessianString(nil, field)))
+		}
+	}
+	for _, a := range arguments {
+		block(a)
+	}
+	if serialization == Fastjson2 {
+		block("\xa6\x4ctag\x4ba1\xa5")
+	} else {
+		block("H\x03tag\x02a1Z")
+	}
+	return endFrame(frame, 0)
+}
+
+func TestArgumentForms(t *testing.T) {
+	const none = "–"
+	for _, test := range []struct {
+		serialization byte
+		value, want   string
+	}{
+		{Hessian2, "\x02t1", "t1"}, {Hessian2, "\x00", ""}, {Hessian2, "R\x00\x01t\x011", "t1"}, {Hessian2, "\x02\xed\xa0\xbd\xed\xb8\x80", "😀"},
+		{Hessian2, "I\xff\xff\xff\xff", "-1"}, {Hessian2, "\x90", "0"}, {Hessian2, "\xcb\xe8", "1000"}, {Hessian2, "\xd4\xff\xff", "65535"},
+		{Hessian2, "L\x80\x00\x00\x00\x00\x00\x00\x00", "-9223372036854775808"}, {Hessian2, "\xd8", "-8"}, {Hessian2, "\x3c\x01\x00", "256"},
+		{Hessian2, "T", "true"}, {Hessian2, "F", "false"}, {Hessian2, "N", none}, {Hessian2, "\x5b", none}, {Hessian2, "\x5d\x01", none},
+		{Hessian2, "\x5f\x00\x00\x05\xdc", none}, {Hessian2, "D\x3f\xf8\x00\x00\x00\x00\x00\x00", none}, {Hessian2, "\x4b\x00\x00\x00\x00", none},
+		{Hessian2, "\x21a", none}, {Hessian2, "\x60\x01a", none}, {Hessian2, "C\x01d\x91\x01f\x61\x01a", none}, {Hessian2, "\x79\x01a", none}, {Hessian2, "H\x01aNZ", none}, {Hessian2, "Q\x90", none},
+		{Fastjson2, "\x4bt1", "t1"}, {Fastjson2, "\x49", ""}, {Fastjson2, "\x79\x01\xe9", "é"}, {Fastjson2, "\x38\xff", "255"}, {Fastjson2, "\xf0", "-16"},
+		{Fastjson2, "\xbe\x7f\xff\xff\xff\xff\xff\xff\xff", "9223372036854775807"}, {Fastjson2, "\xbd\xff", "-1"}, {Fastjson2, "\xb1", "true"}, {Fastjson2, "\xb0", "false"},
+		{Fastjson2, "\xaf", none}, {Fastjson2, "\xb3", none}, {Fastjson2, "\xb5\x3f\xf8\x00\x00\x00\x00\x00\x00", none}, {Fastjson2, "\xb8\x07", none},
+		{Fastjson2, "\x95\x4aa", none}, {Fastjson2, "\xa6\x4atag\xaf\xa5", none}, {Fastjson2, "\x7e\x01\xff", none},
+	} {
+		// Behind an object that defines a class, and before one that uses it.
+		first, last := "C\x01c\x91\x01f\x60\x01x", "\x60\x01y"
+		if test.serialization == Fastjson2 {
+			first, last = "\xa6\x4aa\x95\x01\xa5", "\x94"
+		}
+		a := locate(t, argued(test.serialization, "La/B;Ljava/lang/Object;La/B;", first, test.value, last))
+		got, ok := a.Argument(1)
+		if text := string(got); ok != (test.want != none) || ok && text != test.want {
+			t.Errorf("%d %q: %q %v, want %q", test.serialization, test.value, text, ok, test.want)
+		}
+		for _, i := range []int{-1, 0, 2, 3} {
+			if got, ok := a.Argument(i); ok {
+				t.Errorf("%d %q: argument %d is %q", test.serialization, test.value, i, got)
+			}
+		}
+		if got, _ := a.Lookup("tag"); string(got) != "a1" {
+			t.Errorf("%d %q: the attachment is %q", test.serialization, test.value, got)
+		}
+	}
+	var a Attachments
+	if _, ok := a.Argument(0); ok {
+		t.Error("an argument of nothing")
+	}
+}
+
+// Entries beyond those that are remembered by offset are found after the arguments were read too.
+func TestArgumentsAndManyAttachments(t *testing.T) {
+	entries := "H"
+	for i := range 2 * indexed {
+		key := fmt.Sprintf("key%02d", i)
+		entries += string(rune(len(key))) + key + "\x60\x01v" // an object of the class that the argument defines
+	}
+	frame := beginFrame(nil, flagRequest|flagTwoWay|Hessian2, 0, 1)
+	for _, field := range []string{"2.0.2", "com.a.Foo", "1.0.0", "call", "La/B;I"} {
+		frame = appendHessianString(frame, field)
+	}
+	frame = append(frame, "C\x01c\x91\x01f\x60\x01x\x97"+entries+"\x04last\x01lZ"...)
+	a := locate(t, endFrame(frame, 0))
+	for range 2 {
+		if got, ok := a.Argument(1); !ok || string(got) != "7" {
+			t.Errorf("argument %q %v", got, ok)
+		}
+		if got, ok := a.Lookup("last"); !ok || string(got) != "l" {
+			t.Errorf("the last entry is %q %v", got, ok)
+		}
+	}
+}
+
 func locate(t *testing.T, frame []byte) *Attachments {
 	t.Helper()
 	a, err := tryLocate(frame)

@@ -69,6 +69,8 @@ func FuzzParseFront(f *testing.F) {
 func FuzzFindAttachments(f *testing.F) {
 	seed(f, 10)
 	f.Add(request(Hessian2, "HC\x01c\x90\x60NZ"))
+	f.Add(argued(Hessian2, "La/B;IZLjava/lang/String;", "C\x01c\x91\x01f\x60\x01x", "\x97", "T", "\x02ab"))
+	f.Add(argued(Fastjson2, "La/B;IZLjava/lang/String;", "\xa6\x4aa\x95\x01\xa5", "\x07", "\xb1", "\x4bab"))
 	f.Add(request(Fastjson2, "\xa6\x7f\x4aa\x00\xb9\x01\xbb\x01a\xa5"))
 	f.Fuzz(func(t *testing.T, frame []byte) {
 		if len(frame) < HeaderSize {
@@ -81,6 +83,14 @@ func FuzzFindAttachments(f *testing.F) {
 		}
 		if a.start > a.end || a.end > len(a.body) || a.count > indexed {
 			t.Fatalf("%d to %d of %d", a.start, a.end, len(a.body))
+		}
+		for i := range min(a.argc, 100) {
+			if value, ok := a.Argument(i); !ok && value != nil && len(value) > 0 {
+				t.Fatalf("argument %d is %q and is not there", i, value)
+			}
+		}
+		if _, ok := a.Argument(a.argc); ok {
+			t.Fatal("there is one argument more than the descriptors say")
 		}
 		texts := attachmentTexts(a)
 		for key, value := range texts {
