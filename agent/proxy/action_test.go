@@ -553,7 +553,7 @@ func TestRuledForwardingAllocatesNothing(t *testing.T) {
 }
 
 func ruledForwarding(t testing.TB, depth int) *burst {
-	size := len(req{iface: foo, arg: string(bytes.Repeat([]byte("x"), 40))}.frame(t))
+	size := len(method(t, 0))
 	p, q := copier(t, size), copier(t, size)
 	m, src := ruled(t, Options{})
 	m.consume(t)
@@ -565,7 +565,7 @@ func ruledForwarding(t testing.TB, depth int) *burst {
 	m.put(t, src, map[string][]string{"blue": {p.addr()}, "green": {q.addr()}}, func(c *route.ClusterSpec) {
 		c.Policy, c.Limits.Requests, c.Outlier = route.LeastRequest, 1000, &route.Outlier{Consecutive: 5, MaxEjectionPercent: 10}
 	}, canary, r)
-	b, _ := newBurst(t, m.outbound, depth)
+	b := newBurst(t, m.outbound, depth, 1)
 	b.SetDeadline(time.Now().Add(time.Minute))
 	for range 200 {
 		b.round(t)

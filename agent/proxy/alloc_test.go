@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"runtime"
@@ -57,14 +58,19 @@ type burst struct {
 	out, in []byte
 }
 
-func newBurst(t testing.TB, addr string, depth int) (*burst, int) {
-	f := req{iface: foo, arg: string(bytes.Repeat([]byte("x"), 40))}.frame(t)
+// method makes the request of one of up to 100 methods, all of one size.
+func method(t testing.TB, n int) []byte {
+	return req{iface: foo, method: fmt.Sprintf("method%02d", n), arg: string(bytes.Repeat([]byte("x"), 40))}.frame(t)
+}
+
+func newBurst(t testing.TB, addr string, depth, methods int) *burst {
 	var out []byte
 	for i := range depth {
+		f := method(t, i%methods)
 		dubbo.PutID(f, uint64(i))
 		out = append(out, f...)
 	}
-	return &burst{dial(t, addr).Conn, out, make([]byte, len(out))}, len(f)
+	return &burst{dial(t, addr).Conn, out, make([]byte, len(out))}
 }
 
 func (b *burst) round(t testing.TB) {
@@ -76,12 +82,12 @@ func (b *burst) round(t testing.TB) {
 	}
 }
 
-func forwarding(t testing.TB, depth int) *burst {
-	size := len(req{iface: foo, arg: string(bytes.Repeat([]byte("x"), 40))}.frame(t))
-	p := copier(t, size)
+// forwarding is a warm connection that calls so many methods in turn.
+func forwarding(t testing.TB, depth, methods int) *burst {
+	p := copier(t, len(method(t, 0)))
 	a := start(t, Options{})
 	a.provide(t, foo, p.addr())
-	b, _ := newBurst(t, a.outbound, depth)
+	b := newBurst(t, a.outbound, depth, methods)
 	b.SetDeadline(time.Now().Add(time.Minute))
 	for range 200 {
 		b.round(t)
@@ -93,7 +99,7 @@ func forwarding(t testing.TB, depth int) *burst {
 // with consumer and provider.
 func TestForwardingAllocatesNothing(t *testing.T) {
 	const depth, rounds = 16, 500
-	b := forwarding(t, depth)
+	b := forwarding(t, depth, depth)
 	var before, after runtime.MemStats
 	runtime.GC()
 	runtime.ReadMemStats(&before)
@@ -109,11 +115,12 @@ func TestForwardingAllocatesNothing(t *testing.T) {
 }
 
 func BenchmarkForward(b *testing.B) {
-	for name, depth := range map[string]int{"depth1": 1, "depth32": 32} {
-		b.Run(name, func(b *testing.B) {
-			c := forwarding(b, depth)
+	for _, of := range []struct{ depth, methods int }{{1, 1}, {32, 1}, {32, 8}, {32, 16}, {32, 32}} {
+		b.Run(fmt.Sprintf("depth%d,methods%d", of.depth, of.methods), func(b *testing.B) {
+			c := forwarding(b, of.depth, of.methods)
 			b.ReportAllocs()
-			for i := 0; i < b.N; i += depth {
+			b.ResetTimer()
+			for i := 0; i < b.N; i += of.depth {
 				c.round(b)
 			}
 		})

@@ -22,18 +22,23 @@ type decision struct {
 // methods, and comparing bytes is cheaper than parsing them and looking them up.
 type decisions struct {
 	snap *route.Snapshot
-	list [4]decision
+	list []decision
 	next int
 }
 
+// remembered is how many. Looking through 16 costs less than deciding one anew
+// (BenchmarkDecisions), and a connection pays for those that it calls.
+const remembered = 16
+
 func (m *decisions) find(snap *route.Snapshot, serialization byte, body []byte) *decision {
 	if m.snap != snap {
-		*m = decisions{snap: snap}
+		clear(m.list)
+		*m = decisions{snap: snap, list: m.list[:0]}
 		return nil
 	}
 	for i := range m.list {
 		d := &m.list[i]
-		if d.cluster != nil && d.serialization == serialization && bytes.HasPrefix(body, d.front) {
+		if d.serialization == serialization && bytes.HasPrefix(body, d.front) {
 			return d
 		}
 	}
@@ -43,6 +48,10 @@ func (m *decisions) find(snap *route.Snapshot, serialization byte, body []byte) 
 // add follows a find of the same snapshot. The front is copied.
 func (m *decisions) add(d decision) {
 	d.front = bytes.Clone(d.front)
+	if len(m.list) < remembered {
+		m.list = append(m.list, d)
+		return
+	}
 	m.list[m.next] = d
-	m.next = (m.next + 1) % len(m.list)
+	m.next = (m.next + 1) % remembered
 }
