@@ -74,11 +74,11 @@ func (b *bench) run(ctx context.Context, out io.Writer) (err error) {
 	}
 	for _, t := range targets {
 		if t.name == "agent" {
-			memory, err := rss(t.hop[0])
+			memory, own, err := rss(t.hop[0])
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(out, "idle agent: %.1f MB resident\n", float64(memory)/1e6)
+			fmt.Fprintf(out, "idle agent: %.1f MB resident: %.1f MB of its own, the rest pages of its program\n", float64(memory)/1e6, float64(own)/1e6)
 		}
 	}
 	fmt.Fprintf(out, "%d cores, %d bytes, %v a cell, median of %d interleaved rounds; the load, the hops and the echo server share the cores\n\n", runtime.NumCPU(), b.bytes, b.each, b.rounds)
@@ -376,12 +376,16 @@ func cpuTime(pids []int) (time.Duration, error) {
 	return total, nil
 }
 
-// rss is the resident memory of a process, in bytes.
-func rss(pid int) (int, error) {
+// rss is the resident memory of a process, in bytes, and what of it is its own: not
+// pages of files, which all processes share and the kernel can drop.
+func rss(pid int) (all, own int, err error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	pages, err := strconv.Atoi(strings.Fields(string(text))[1])
-	return pages * os.Getpagesize(), err
+	var size, resident, shared int // pages; proc_pid_statm(5)
+	if _, err := fmt.Sscan(string(text), &size, &resident, &shared); err != nil {
+		return 0, 0, err
+	}
+	return resident * os.Getpagesize(), (resident - shared) * os.Getpagesize(), nil
 }

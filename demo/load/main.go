@@ -56,6 +56,9 @@ func run(ctx context.Context, args []string) error {
 		f.IntVar(&b.bytes, "bytes", o.Bytes, "size of the argument")
 		f.StringVar(&b.only, "only", "", "cells to run, as depth x connections with commas between, 32x8 say (default: all)")
 		f.StringVar(&b.ways, "ways", "", "ways to measure beside the relay, with commas between, agent say (default: all)")
+	case "help", "-h", "-help", "--help":
+		fmt.Println(usage)
+		return nil
 	default:
 		return fmt.Errorf("unknown command %q; %s", args[0], usage)
 	}
