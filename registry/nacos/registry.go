@@ -169,6 +169,9 @@ func (r *Registry) hold(ctx context.Context, server string) error {
 func (r *Registry) use(ctx context.Context, c *conn, ttl time.Duration) error {
 	// A first question that needs permission: refused, nothing else would work.
 	if _, err := c.list(ctx, r.namespace, r.o.Group, 1, 1); err != nil {
+		if denied(err) && r.o.User == "" {
+			return fmt.Errorf("%s wants a login, and no user is set: %w", c.server, err)
+		}
 		return err
 	}
 	select {

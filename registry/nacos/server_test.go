@@ -153,7 +153,7 @@ func TestWrongPassword(t *testing.T) {
 	s := server(t)
 	for password, want := range map[string]string{
 		"not it": `does not take the password of user "nacos"`,
-		"":       `Nacos denies ServiceListRequest`,
+		"":       s.Addr() + ` wants a login, and no user is set: Nacos denies ServiceListRequest`,
 	} {
 		o := options(s, "", "host")
 		o.Password = password
