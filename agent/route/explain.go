@@ -123,6 +123,9 @@ func (s *Snapshot) explain(q Query, now time.Time) Explanation {
 		s.explainRules(&x, q, cl, now)
 		return x
 	}
+	if owner, refused := s.collided[asked]; refused && x.Direction == Outbound {
+		x.Reason = join2(x.Reason, "no rules: the host of "+asked.Key()+" is that of "+owner.Key())
+	}
 	x.Candidates = rows(&x, asked, cl)
 	if len(x.Groups) == 0 {
 		x.Reason = strings.TrimSuffix(x.nobody(asked)+"; "+x.Reason, "; ")

@@ -173,7 +173,12 @@ func (c *Cluster) pick(tried []*Endpoint, draw func(uint64) uint64) *Endpoint {
 	case LeastRequest:
 		i := b.draw(draw(b.total))
 		if first := c.Endpoints[i]; free(first, tried) {
-			return c.lighter(b, i, tried, draw)
+			if c.spec != nil {
+				for range min(c.spec.Choices, MostChoices) - 2 {
+					i = c.lighter(b, i, tried, draw)
+				}
+			}
+			return c.Endpoints[c.lighter(b, i, tried, draw)]
 		}
 	default:
 		if e := c.Endpoints[b.draw(draw(b.total))]; free(e, tried) {
@@ -196,10 +201,10 @@ func (b *balance) draw(at uint64) int {
 
 // lighter draws a second endpoint beside the i-th, and takes the one with fewer
 // calls in flight for its weight; the first when they are equal.
-func (c *Cluster) lighter(b *balance, i int, tried []*Endpoint, draw func(uint64) uint64) *Endpoint {
+func (c *Cluster) lighter(b *balance, i int, tried []*Endpoint, draw func(uint64) uint64) int {
 	first, w := c.Endpoints[i], uint64(b.weights[i])
 	if b.total == w {
-		return first
+		return i
 	}
 	at := draw(b.total - w)
 	if at >= b.upTo[i]-w {
@@ -209,9 +214,9 @@ func (c *Cluster) lighter(b *balance, i int, tried []*Endpoint, draw func(uint64
 	second := c.Endpoints[j]
 	if free(second, tried) &&
 		second.Peer.InFlight.Load()*int64(b.weights[i]) < first.Peer.InFlight.Load()*int64(b.weights[j]) {
-		return second
+		return j
 	}
-	return first
+	return i
 }
 
 // pickAny draws by weight among the endpoints of the best rank that were not

@@ -192,6 +192,30 @@ func TestLeastRequest(t *testing.T) {
 	}
 }
 
+// With more choices the least busy of more endpoints is found.
+func TestLeastRequestChoices(t *testing.T) {
+	busiest := func(choices int) (calls float64) {
+		cl := weighted(LeastRequest, 100, 100, 100, 100)
+		cl.spec = &ClusterSpec{Choices: choices}
+		for i, e := range cl.Endpoints {
+			e.Peer.InFlight.Store(int64(i))
+		}
+		counts := draws(cl, 10_000)
+		if counts[3] > 0 {
+			t.Errorf("%d choices: the busiest got %v of 10000", choices, counts[3])
+		}
+		return float64(counts[0])
+	}
+	two := busiest(0)
+	checkShares(t, "two choices", []float64{two, 10_000 - two}, []float64{1, 1}) // the pairs with the first one: 3 of 6
+	if same := busiest(2); math.Abs(same-two) > 300 {
+		t.Errorf("2 choices are not the default: %v, %v", same, two)
+	}
+	if five, most := busiest(5), busiest(1<<30); five < two+1000 || most < 9900 {
+		t.Errorf("the least busy got %v of 10000 with 2 choices, %v with 5, %v with the most", two, five, most)
+	}
+}
+
 func TestPickPrefersUsablePeers(t *testing.T) {
 	for _, p := range []Policy{Random, RoundRobin, LeastRequest} {
 		t.Run(p.String(), func(t *testing.T) {

@@ -46,6 +46,7 @@ type ruleState struct {
 	services map[registry.Service]*ruled               // whose routing asks for rules
 	byHost   map[string]map[registry.Service]bool      // of services
 	byIface  map[string][]registry.Service             // of services, sorted
+	collided map[registry.Service]registry.Service     // services without rules, because another one has their host; replaced whole
 	users    map[string]map[registry.Service]struct{}  // by name of cluster
 	asked    map[string]map[registry.Service]time.Time // by interface: by calls, until when
 	asks     int                                       // in asked
@@ -254,8 +255,8 @@ func (x *ruleState) touchHost(host string) {
 
 // find is the spec that decides about a service, nil if there is none.
 func (x *ruleState) find(r *ruled) *RouteSpec {
-	if list := x.hosts[r.host]; len(list) > 0 {
-		return list[0]
+	if _, refused := x.collided[r.service]; !refused && len(x.hosts[r.host]) > 0 {
+		return x.hosts[r.host][0]
 	}
 	for _, spec := range x.patterns {
 		for _, p := range spec.Services {
@@ -287,6 +288,7 @@ func (x *ruleState) follow(iface string, services []registry.Service, now time.T
 				x.byHost[r.host] = map[registry.Service]bool{}
 			}
 			x.byHost[r.host][s] = true
+			x.collide(r.host)
 			x.wanted = true
 			x.waits[s] = true
 		}
@@ -299,7 +301,9 @@ func (x *ruleState) follow(iface string, services []registry.Service, now time.T
 		r := x.services[s]
 		delete(x.services, s)
 		delete(x.waits, s)
-		if delete(x.byHost[r.host], s); len(x.byHost[r.host]) == 0 {
+		delete(x.byHost[r.host], s)
+		x.collide(r.host, s)
+		if len(x.byHost[r.host]) == 0 {
 			delete(x.byHost, r.host)
 		}
 		x.use(r, nil)
@@ -307,6 +311,37 @@ func (x *ruleState) follow(iface string, services []registry.Service, now time.T
 	}
 	if x.byIface[iface] = services; len(services) == 0 {
 		delete(x.byIface, iface)
+	}
+}
+
+// collide finds who has a host that services share: the one whose key sorts first, as
+// in the control plane. The others are refused by name (CONTRACT §9).
+func (x *ruleState) collide(host string, gone ...registry.Service) {
+	if len(x.byHost[host]) < 2 && len(x.collided) == 0 {
+		return
+	}
+	sharing := slices.SortedFunc(maps.Keys(x.byHost[host]), func(a, b registry.Service) int { return cmp.Compare(a.Key(), b.Key()) })
+	collided := maps.Clone(x.collided)
+	if collided == nil {
+		collided = map[registry.Service]registry.Service{}
+	}
+	for _, s := range gone {
+		delete(collided, s)
+	}
+	var lines []string
+	for i, s := range sharing {
+		if delete(collided, s); i > 0 {
+			collided[s] = sharing[0]
+			lines = append(lines, fmt.Sprintf("service %s has no rules: the host is that of %s", s.Key(), sharing[0].Key()))
+		}
+	}
+	if maps.Equal(collided, x.collided) {
+		return
+	}
+	x.collided = collided
+	x.flaw("host "+host, lines)
+	for _, s := range sharing {
+		x.due[s] = true
 	}
 }
 
@@ -376,7 +411,7 @@ func (c *compiler) settle(next *Snapshot) {
 	}
 	if x.flaws {
 		x.flaws = false
-		next.unsupported = x.allFlaws()
+		next.unsupported, next.collided = x.allFlaws(), x.collided
 	}
 	for s := range x.due {
 		c.rerouted[s.Interface] = true
@@ -504,7 +539,9 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 	r.last = nil
 	if spec == nil {
 		why := "rules of " + orElse(x.source, "xds") + " have no virtual host " + r.host
-		if !x.synced {
+		if owner, refused := x.collided[r.service]; refused {
+			why = "host " + r.host + " is that of " + owner.Key()
+		} else if !x.synced {
 			why = orElse(x.source, "xds") + " has not told yet whether there is a virtual host " + r.host
 		}
 		return &Routes{why: why, waiting: waiting}
@@ -545,6 +582,7 @@ func (c *compiler) newRoutes(r *ruled, spec *RouteSpec, entry *Cluster) *Routes 
 		if views[name] == nil {
 			v := *rc.core
 			v.Service, v.Stats, v.deadlines, v.Dedicated = entry.Service, entry.Stats, entry.deadlines, entry.Dedicated
+			v.Endpoints, v.TokenPerEndpoint = withTokens(v.Endpoints, entry)
 			views[name] = &v
 		}
 		return views[name]
@@ -557,6 +595,30 @@ func (c *compiler) newRoutes(r *ruled, spec *RouteSpec, entry *Cluster) *Routes 
 		}
 	}
 	return routes
+}
+
+// withTokens gives endpoints of rules the tokens that the registries know for their
+// addresses, where the providers of the service have different ones (CONTRACT §8). An
+// address behind which several want different tokens gets none.
+func withTokens(endpoints []*Endpoint, entry *Cluster) (list []*Endpoint, some bool) {
+	if !entry.TokenPerEndpoint {
+		return endpoints, false
+	}
+	tokens, mixed := map[*Peer]string{}, map[*Peer]bool{}
+	for _, e := range entry.Endpoints {
+		token, seen := tokens[e.Peer]
+		mixed[e.Peer] = mixed[e.Peer] || seen && token != e.Token
+		tokens[e.Peer] = e.Token
+	}
+	list = slices.Clone(endpoints)
+	for i, e := range list {
+		if token := tokens[e.Peer]; token != "" && !mixed[e.Peer] {
+			known := *e
+			known.Token = token
+			list[i], some = &known, true
+		}
+	}
+	return list, some
 }
 
 // label names a route among those of its spec.

@@ -350,3 +350,86 @@ func TestRuledProviders(t *testing.T) {
 		t.Errorf("another group: %v", got)
 	}
 }
+
+// Providers whose tokens differ are called with theirs where rules lead to their
+// addresses; an address that the registries do not know, or that stands for several,
+// has none.
+func TestTokensOfRuledEndpoints(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	const base = "dubbo://10.0.0.%d:20882/com.a.Foo?interface=com.a.Foo&token=%s&meshferry.origin=10.0.0.%[1]d:%[3]d&meshferry.caps=1"
+	with := func(tokens ...string) (all []registry.Provider) {
+		for i, token := range tokens {
+			all = append(all, ifaceLevel(t, fmt.Sprintf(base, i+1, token, 20880)))
+		}
+		return all
+	}
+	one, two := with("a", "b")[0], with("a", "b")[1]
+	third, other := ifaceLevel(t, fmt.Sprintf(base, 3, "c", 20880)), ifaceLevel(t, fmt.Sprintf(base, 3, "d", 20890))
+	r.list(t, one, two, third, other)
+	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue"), Routes: vhost("com.a.foo", split("blue", 1)),
+		Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882", "10.0.0.2:20882", "10.0.0.3:20882", "10.0.0.4:20882")}})
+	check := func(when, want string, each bool) {
+		t.Helper()
+		route, _ := r.snapshot.Outbound.find("com.a.Foo", "", "").Routes().ByMethod([]byte("say"))
+		cl, _ := route.Choose()
+		var got []string
+		for _, e := range cl.Endpoints {
+			got = append(got, e.Token)
+		}
+		if text := strings.Join(got, ","); text != want || cl.TokenPerEndpoint != each {
+			t.Errorf("%s: tokens %q, for each %v", when, text, cl.TokenPerEndpoint)
+		}
+		if tried := cl.Endpoints[:3]; cl.Pick(tried) != cl.Endpoints[3] {
+			t.Errorf("%s: the last one was not picked", when)
+		}
+	}
+	check("different", "a,b,,", true)
+	r.list(t, one, with("b", "a")[1], third) // all tokens but one changed
+	check("changed", "a,a,c,", true)
+	r.list(t, one, with("b", "a")[1])
+	check("all the same: the consumer has it", ",,,", false)
+}
+
+func (r *ruledTest) list(t *testing.T, list ...registry.Provider) {
+	t.Helper()
+	r.compiler.update(ready("com.a.Foo", list...))
+	r.compile(r.time)
+}
+
+// Services that differ in capitals alone have one host. Its rules are those of the
+// service whose key sorts first; the other is refused by name.
+func TestCollidingHosts(t *testing.T) {
+	for _, routing := range []Routing{FromXDS, FromXDSThenRegistry} {
+		r := newRuledTest(t, routing)
+		upper, lower := registry.Service{Interface: "com.a.Foo"}, registry.Service{Interface: "com.a.foo"}
+		r.compiler.update(ready("com.a.foo", ifaceLevel(t, "dubbo://10.0.0.9:20880/com.a.foo?interface=com.a.foo")))
+		r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue"), Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")},
+			Routes: vhost("com.a.foo", split("blue", 1))})
+		ruled := func(s registry.Service) bool {
+			cl := r.snapshot.Outbound.find(s.Interface, "", "")
+			return cl != nil && cl.Routes() != nil && cl.Routes().spec != nil
+		}
+		if !ruled(lower) || len(r.snapshot.unsupported) != 0 {
+			t.Errorf("%s: alone it has the host: %v %q", routing, ruled(lower), r.snapshot.unsupported)
+		}
+		withCaller(r)
+		r.pass(2 * holdRules)
+		const line = "host com.a.foo: service com.a.foo has no rules: the host is that of com.a.Foo"
+		if !ruled(upper) || ruled(lower) || len(r.snapshot.unsupported) != 1 || r.snapshot.unsupported[0] != line {
+			t.Errorf("%s: ruled %v and %v, said %q", routing, ruled(upper), ruled(lower), r.snapshot.unsupported)
+		}
+		x := r.snapshot.explain(Query{Service: lower}, r.time)
+		if !strings.Contains(x.Reason, "is that of com.a.Foo") || x.Routed != (routing == FromXDSThenRegistry) {
+			t.Errorf("%s: routed %v: %q", routing, x.Routed, x.Reason)
+		}
+		if x := r.snapshot.explain(Query{Service: upper}, r.time); x.Source != "rules" || strings.Contains(x.Reason, "host") {
+			t.Errorf("%s: %+v", routing, x)
+		}
+		r.setCallers(nil)
+		r.compile(r.time)
+		r.pass(2 * holdRules)
+		if !ruled(lower) || len(r.snapshot.unsupported) != 0 || len(r.snapshot.collided) != 0 {
+			t.Errorf("%s: alone again: %v %q", routing, ruled(lower), r.snapshot.unsupported)
+		}
+	}
+}

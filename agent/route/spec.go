@@ -267,9 +267,10 @@ type ClusterSpec struct {
 	Name   string // "outbound|20882|blue|com.a.foo"
 	Origin string // "destination-rule dubbo/demo"; empty: generated
 
-	Policy Policy   // LeastRequest chooses between two (choice_count 2)
-	Ring   RingSize // with RingHash
-	Table  int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
+	Policy  Policy
+	Choices int      // with LeastRequest: among how many it chooses (choice_count), at most MostChoices; 0: 2
+	Ring    RingSize // with RingHash
+	Table   int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
 
 	// Resolve: the endpoints' hosts may be names, looked up this often (STRICT_DNS,
 	// dns_refresh_rate) by package resolve before the router sees them. 0: they are
@@ -303,6 +304,9 @@ const (
 	IPv4Preferred               // V4_PREFERRED: those of IPv4, if there are any, else those of IPv6
 	BothFamilies                // ALL
 )
+
+// MostChoices bounds ClusterSpec.Choices: each is a draw for each call.
+const MostChoices = 32
 
 // RingSize bounds the points on the ring.
 type RingSize struct {

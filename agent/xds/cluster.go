@@ -154,7 +154,7 @@ func balancing(s *route.ClusterSpec, m *clusterv3.Cluster, n *notes) {
 		slowStart(m.GetRoundRobinLbConfig().GetSlowStartConfig() != nil, n)
 	case clusterv3.Cluster_LEAST_REQUEST:
 		s.Policy = route.LeastRequest
-		choices(m.GetLeastRequestLbConfig().GetChoiceCount(), n)
+		choices(s, m.GetLeastRequestLbConfig().GetChoiceCount(), n)
 		slowStart(m.GetLeastRequestLbConfig().GetSlowStartConfig() != nil, n)
 	case clusterv3.Cluster_RANDOM:
 		s.Policy = route.Random
@@ -176,9 +176,13 @@ func balancing(s *route.ClusterSpec, m *clusterv3.Cluster, n *notes) {
 // size is a number of the API as an int; unreasonable ones are cut.
 func size(v *wrapperspb.UInt64Value) int { return int(min(v.GetValue(), 1<<30)) }
 
-func choices(v *wrapperspb.UInt32Value, n *notes) {
-	if v != nil && v.GetValue() != 2 {
-		n.add("choice_count %d is not honoured, it is 2", v.GetValue())
+func choices(s *route.ClusterSpec, v *wrapperspb.UInt32Value, n *notes) {
+	switch count := v.GetValue(); {
+	case count > route.MostChoices:
+		n.add("choice_count %d is not honoured, it is %d", count, route.MostChoices)
+		s.Choices = route.MostChoices
+	case count > 2:
+		s.Choices = int(count)
 	}
 }
 
@@ -205,7 +209,7 @@ func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes)
 			return false
 		}
 		s.Policy = route.LeastRequest
-		choices(p.GetChoiceCount(), n)
+		choices(s, p.GetChoiceCount(), n)
 		s.LocalityWeighted = s.LocalityWeighted || p.GetLocalityLbConfig().GetLocalityWeightedLbConfig() != nil
 		slowStart(p.GetSlowStartConfig() != nil, n)
 	case policyURL + "ring_hash.v3.RingHash":

@@ -226,13 +226,17 @@ func TestClusters(t *testing.T) {
 			Unsupported: []string{"all_addresses_in_single_endpoint is not honoured"},
 		},
 		`type: LOGICAL_DNS dns_refresh_rate { seconds: 30 } lb_policy: LEAST_REQUEST least_request_lb_config { choice_count { value: 5 } }`: {
-			Policy: route.LeastRequest, PanicPercent: 50, Resolve: 30 * time.Second,
-			Unsupported: []string{"choice_count 5 is not honoured, it is 2", "type LOGICAL_DNS is taken as STRICT_DNS: each address of the name gets calls"},
+			Policy: route.LeastRequest, PanicPercent: 50, Resolve: 30 * time.Second, Choices: 5,
+			Unsupported: []string{"type LOGICAL_DNS is taken as STRICT_DNS: each address of the name gets calls"},
 		},
 		`type: STATIC lb_policy: RING_HASH ring_hash_lb_config { minimum_ring_size { value: 7 } maximum_ring_size { value: 9 } hash_function: MURMUR_HASH_2 }`: {
 			Policy: route.RingHash, Ring: route.RingSize{Min: 7, Max: 9}, PanicPercent: 50, Unsupported: []string{"ring_hash_lb_config.hash_function MURMUR_HASH_2 is not honoured"},
 		},
-		`type: EDS lb_policy: MAGLEV maglev_lb_config { table_size { value: 251 } }`: {Policy: route.Maglev, Table: 251, PanicPercent: 50},
+		`type: EDS lb_policy: LEAST_REQUEST least_request_lb_config { choice_count { value: 1000 } }`: {
+			Policy: route.LeastRequest, PanicPercent: 50, Choices: 32, Unsupported: []string{"choice_count 1000 is not honoured, it is 32"},
+		},
+		`type: EDS lb_policy: LEAST_REQUEST least_request_lb_config { choice_count { value: 2 } }`: {Policy: route.LeastRequest, PanicPercent: 50},
+		`type: EDS lb_policy: MAGLEV maglev_lb_config { table_size { value: 251 } }`:               {Policy: route.Maglev, Table: 251, PanicPercent: 50},
 		`type: ORIGINAL_DST lb_policy: CLUSTER_PROVIDED`: {
 			Policy: route.LeastRequest, PanicPercent: 50,
 			Unsupported: []string{"lb_policy CLUSTER_PROVIDED is not honoured, calls are shared by least request", "type ORIGINAL_DST is not honoured, it has no endpoints"},
