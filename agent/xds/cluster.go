@@ -60,6 +60,7 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 		if m.GetType() == clusterv3.Cluster_LOGICAL_DNS {
 			n.add("type LOGICAL_DNS is taken as STRICT_DNS: each address of the name gets calls")
 		}
+		//lint:ignore SA1019 control planes still send it
 		if m.GetDnsFailureRefreshRate() != nil {
 			n.add("dns_failure_refresh_rate is not honoured, it is dns_refresh_rate")
 		}
