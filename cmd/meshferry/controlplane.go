@@ -18,6 +18,7 @@ import (
 	"github.com/meshferry/meshferry/controlplane/catalog"
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/registry/local"
+	"github.com/meshferry/meshferry/registry/nacos"
 	"github.com/meshferry/meshferry/registry/zookeeper"
 )
 
@@ -119,6 +120,16 @@ func openReader(r config.Registry, log *slog.Logger) (registry.Registry, error) 
 		}
 		o.HostID, o.Metadata, o.Log = "reader", metadata.Fetch, log
 		return zookeeper.New(o)
+	case "nacos":
+		o, err := nacos.ParseURL(r.URL)
+		if err != nil {
+			return nil, err
+		}
+		if o.User, o.Password, err = r.Credentials(); err != nil {
+			return nil, err
+		}
+		o.HostID, o.Metadata, o.Log = "reader", metadata.Fetch, log
+		return nacos.New(o)
 	case "local":
 		dir, err := local.ParseURL(r.URL)
 		if err != nil {
