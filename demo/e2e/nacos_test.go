@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/meshferry/meshferry/demo/e2e/javapeer"
@@ -20,6 +21,7 @@ func TestNacos(t *testing.T) {
 	program(t, "app") // built before any clock runs
 	n := nacostest.Start(t)
 	t.Run("consumers", func(t *testing.T) { nacosConsumers(t, n) })
+	t.Run("processes", func(t *testing.T) { nacosProcesses(t, n) })
 	t.Run("providers", func(t *testing.T) { nacosProviders(t, n) })
 	t.Run("move", func(t *testing.T) { moveToNacos(t, n) })
 	t.Run("frozen", func(t *testing.T) { oneRegistryFrozen(t, n) })
@@ -86,6 +88,69 @@ func nacosConsumers(t *testing.T, nacos *nacostest.Server) {
 		came(way.what, ledgerOf(entries))
 		java.Kill()
 	}
+}
+
+// Two processes of one application behind one agent are one instance in Nacos, at
+// either level, with the weight of both; consumers that know agents and those that do not
+// reach both, and the one that is left when the other goes.
+func nacosProcesses(t *testing.T, nacos *nacostest.Server) {
+	w := nacosWorld(t, nacos)
+	inbound := w.lanAddress()
+	a, b := w.agent("a", withFlags("--address", inbound.host, "--inbound", inbound.String())), w.agent("b")
+	var processes []*app
+	for _, name := range []string{"one", "two"} {
+		own := w.lanAddress()
+		processes = append(processes, w.app("provider", nil, []string{"provider", "--registry", a.mesh(), "--application", "shop", "--name", name, "--ip", own.host, "--port", strconv.Itoa(own.port)}))
+	}
+	a.published(2)
+	listed := func(origins int, weight string) {
+		t.Helper()
+		eventually(t, "one instance at either level", func() error {
+			for _, name := range []string{"providers:" + service + "::", "shop"} {
+				list, err := nacos.Instances(t.Context(), "", "", name)
+				if err != nil || len(list) != 1 || fmt.Sprintf("%s:%d", list[0].IP, list[0].Port) != inbound.String() {
+					return fmt.Errorf("Nacos lists %+v of %s (%v), want one at %s", list, name, err, inbound)
+				}
+				if m := list[0].Metadata; name != "shop" && (m["weight"] != weight || origins > 1 && len(strings.Split(m["meshferry.origins"], ",")) != origins) {
+					return fmt.Errorf("%s has metadata %v, want weight %q of %d processes", name, m, weight, origins)
+				}
+			}
+			return nil
+		})
+	}
+	listed(2, "200")
+	reach := func(want int) { // processes
+		t.Helper()
+		came := func(what string, l ledger) {
+			t.Helper()
+			if len(l.failed()) > 0 || len(l.answers()) != want {
+				t.Fatalf("%s: %v, answers %v, want %d processes", what, l, l.answers(), want)
+			}
+		}
+		c := w.consumer(options{agent: b})
+		c.found()
+		came("thin", c.call(40))
+		c.stop()
+		c = w.consumer(options{level: "interface", application: "stranger"})
+		c.found()
+		came("dubbo-go, interface level", c.call(40))
+		c.stop()
+		if want == 1 {
+			return // a JVM costs more than it would show
+		}
+		java := javapeer.Start(t, javapeer.Options{Line: javapeer.V27, Registry: w.registry})
+		entries, err := java.Call(t.Context(), javapeer.Call{N: 40})
+		if err != nil {
+			t.Fatal(err)
+		}
+		came("Java 2.7", ledgerOf(entries))
+		java.Kill()
+	}
+	reach(2)
+	processes[0].stop()
+	a.published(1)
+	listed(1, "")
+	reach(1)
 }
 
 func ledgerOf(entries []javapeer.Entry) (l ledger) {
