@@ -43,10 +43,27 @@ func (d demo) compose(t *testing.T, args ...string) string {
 	return d.run(t, "docker-compose", append([]string{"--profile", d.profile}, args...)...)
 }
 
-// exec runs a program in the container of a service.
+// container is that of a service. docker is asked: docker-compose needs ten times
+// as long to begin.
+func (d demo) container(t *testing.T, service string) string {
+	t.Helper()
+	return strings.TrimSpace(d.run(t, "docker", "ps", "-aq", "--filter", "label=com.docker.compose.service="+service))
+}
+
+// try runs a program in the container of a service.
+func (d demo) try(t *testing.T, service string, args ...string) (string, error) {
+	t.Helper()
+	return output(t.Context(), d.env, "docker", append([]string{"exec", d.container(t, service)}, args...)...)
+}
+
+// exec is try for what must not fail.
 func (d demo) exec(t *testing.T, service string, args ...string) string {
 	t.Helper()
-	return d.compose(t, append([]string{"exec", "-T", service}, args...)...)
+	out, err := d.try(t, service, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
 }
 
 func TestCompose(t *testing.T) {
@@ -205,8 +222,8 @@ func play(t *testing.T, d demo) {
 	begin := time.Now()
 	d.compose(t, "up", "-d")
 	done("up")
-	for {
-		out, err := output(t.Context(), d.env, "docker-compose", "--profile", d.profile, "exec", "-T", "vm3-consumer-go", "/probe", "calls", "-n", "1", goControl)
+	for ; ; time.Sleep(100 * time.Millisecond) {
+		out, err := d.try(t, "vm3-consumer-go", "/probe", "calls", "-n", "1", goControl)
 		if err == nil && strings.Contains(out, "→") && !strings.Contains(out, "failed") {
 			t.Logf("first answered call %.1f s after `up`:\n%s", time.Since(begin).Seconds(), out)
 			break
@@ -252,8 +269,7 @@ func images(t *testing.T, e *engine) {
 // write to its file system.
 func confined(t *testing.T, d demo) {
 	for _, service := range []string{"vm1-agent", "vm2-agent", "vm3-agent", "vm1-provider", "vm2-provider", "vm3-consumer-go", "vm3-consumer-java", "vm4-provider", "vm5-consumer", "vm1"} {
-		id := strings.TrimSpace(d.compose(t, "ps", "-q", service))
-		if got := strings.TrimSpace(d.run(t, "docker", "inspect", "-f", "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}", id)); got != "65532:65532 true" {
+		if got := strings.TrimSpace(d.run(t, "docker", "inspect", "-f", "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}", d.container(t, service))); got != "65532:65532 true" {
 			t.Errorf("%s: user and read-only: %q", service, got)
 		}
 	}
@@ -316,7 +332,7 @@ func settle(t *testing.T, d demo, c consumer) {
 	t.Helper()
 	seen := map[string]bool{}
 	for begin := time.Now(); ; time.Sleep(500 * time.Millisecond) {
-		if _, err := output(t.Context(), d.env, "docker-compose", "--profile", d.profile, "exec", "-T", c.in, "/probe", "calls", "-n", "1", c.control); err == nil {
+		if _, err := d.try(t, c.in, "/probe", "calls", "-n", "1", c.control); err == nil {
 			for _, one := range d.calls(t, c, 30) {
 				if one.OK {
 					seen[who(one)] = true
