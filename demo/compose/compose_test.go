@@ -98,18 +98,19 @@ func TestCompose(t *testing.T) {
 	zookeeper(t, e)
 	nacos(t, e)
 	done("stand-ins for images that are pulled")
-	e.insist(t, "docker-compose", "--profile", "zookeeper", "--profile", "nacos", "build")
+	e.insist(t, "docker-compose", "--profile", "zookeeper", "--profile", "nacos", "--profile", "xds", "build")
 	images(t, e)
 	done("our images")
 
-	for _, p := range []struct{ profile, registry string }{
+	for _, p := range []struct{ profile, setting string }{
 		{"zookeeper", ""}, // what the file says without REGISTRY
-		{"nacos", "nacos://nacos:8848"},
+		{"nacos", "REGISTRY=nacos://nacos:8848"},
+		{"xds", "XDS=control-plane:15010"},
 	} {
 		t.Run(p.profile, func(t *testing.T) {
 			e := *e
-			if p.registry != "" {
-				e.env = append(slices.Clone(e.env), "REGISTRY="+p.registry)
+			if p.setting != "" {
+				e.env = append(slices.Clone(e.env), p.setting)
 			}
 			play(t, demo{&e, p.profile})
 		})
@@ -234,17 +235,21 @@ func play(t *testing.T, d demo) {
 	}
 	done("first answer after that")
 	confined(t, d)
-	for _, c := range consumers {
-		settle(t, d, c)
+	if d.profile == "xds" {
+		script(t, d, "demo/compose/canary.sh")
+		done("canary")
+	} else {
+		for _, c := range consumers {
+			settle(t, d, c)
+		}
+		done("each consumer is answered by each provider")
+		counted(t, d)
+		done("calls counted")
+		closed(t, d)
+		done("ports")
+		script(t, d, "demo/compose/tour.sh")
+		done("tour")
 	}
-	done("each consumer is answered by each provider")
-	counted(t, d)
-	done("calls counted")
-	closed(t, d)
-	done("ports")
-
-	tour(t, d)
-	done("tour")
 
 	d.compose(t, "down", "-v", "-t", "5")
 	for what, list := range map[string][]string{"containers": {"ps", "-aq"}, "volumes": {"volume", "ls", "-q"}, "networks": {"network", "ls", "-q", "--filter", "type=custom"}} {
@@ -268,7 +273,11 @@ func images(t *testing.T, e *engine) {
 // confined says whether each container of ours runs without root and cannot
 // write to its file system.
 func confined(t *testing.T, d demo) {
-	for _, service := range []string{"vm1-agent", "vm2-agent", "vm3-agent", "vm1-provider", "vm2-provider", "vm3-consumer-go", "vm3-consumer-java", "vm4-provider", "vm5-consumer", "vm1"} {
+	services := []string{"vm1-agent", "vm2-agent", "vm3-agent", "vm1-provider", "vm2-provider", "vm3-consumer-go", "vm3-consumer-java", "vm4-provider", "vm5-consumer", "vm1"}
+	if d.profile == "xds" {
+		services = append(services, "control-plane")
+	}
+	for _, service := range services {
 		if got := strings.TrimSpace(d.run(t, "docker", "inspect", "-f", "{{.Config.User}} {{.HostConfig.ReadonlyRootfs}}", d.container(t, service))); got != "65532:65532 true" {
 			t.Errorf("%s: user and read-only: %q", service, got)
 		}
@@ -448,12 +457,12 @@ func closed(t *testing.T, d demo) {
 	}
 }
 
-// tour moves things in and out; the script checks what it shows.
-func tour(t *testing.T, d demo) {
+// script moves things in and out; it checks what it shows.
+func script(t *testing.T, d demo, path string) {
 	begin := time.Now()
-	cmd := command(t.Context(), append(d.env, "PROFILE="+d.profile, "TMPDIR="+t.TempDir()), "demo/compose/tour.sh")
+	cmd := command(t.Context(), append(d.env, "PROFILE="+d.profile, "TMPDIR="+t.TempDir()), path)
 	out, err := cmd.CombinedOutput()
-	t.Logf("demo/compose/tour.sh, %.0f s:\n%s", time.Since(begin).Seconds(), out)
+	t.Logf("%s, %.0f s:\n%s", path, time.Since(begin).Seconds(), out)
 	if err != nil {
 		t.Fatal(err)
 	}
