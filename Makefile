@@ -14,8 +14,8 @@ STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-build: ## the agent, into bin/
-	$(GO) build -trimpath -tags $(TAGS) -o bin/ ./cmd/meshferry
+build: ## the agent, into bin/: one static binary
+	CGO_ENABLED=0 $(GO) build -trimpath -tags $(TAGS) -ldflags '-s -w' -o bin/ ./cmd/meshferry
 
 quick: ## the tests of daily work: no servers, no applications, under a minute
 	$(GO) test -short ./agent/... ./registry ./registry/local/... ./rewrite/... ./xdsclient/... ./controlplane/... ./internal/... ./cmd/...
