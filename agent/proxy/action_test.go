@@ -546,13 +546,13 @@ func TestRuleChangesUnderLoad(t *testing.T) {
 
 // Forwarding by rules allocates nothing while no attachment is changed.
 func TestRuledForwardingAllocatesNothing(t *testing.T) {
-	b := ruledForwarding(t, 16)
+	b, _, _ := ruledForwarding(t, 16)
 	if n := testing.AllocsPerRun(500, func() { b.round(t) }) / 16; n > 0.05 {
 		t.Errorf("%.3f allocations for each call, want 0", n)
 	}
 }
 
-func ruledForwarding(t testing.TB, depth int) *burst {
+func ruledForwarding(t testing.TB, depth int) (*burst, *mesh, *rules) {
 	size := len(method(t, 0))
 	p, q := copier(t, size), copier(t, size)
 	m, src := ruled(t, Options{})
@@ -570,17 +570,91 @@ func ruledForwarding(t testing.TB, depth int) *burst {
 	for range 200 {
 		b.round(t)
 	}
-	return b
+	return b, m, src
 }
 
 func BenchmarkForwardRuled(b *testing.B) {
 	for _, depth := range []int{1, 32} {
 		b.Run(fmt.Sprint("depth", depth), func(b *testing.B) {
-			c := ruledForwarding(b, depth)
+			c, _, _ := ruledForwarding(b, depth)
 			b.ReportAllocs()
 			for i := 0; i < b.N; i += depth {
 				c.round(b)
 			}
+		})
+	}
+}
+
+// Calls beside 10 000 clusters with 100 000 endpoints: while they are loaded again
+// and again, and while one endpoint after the other changes, 100 a second.
+func BenchmarkForwardBesideFleet(b *testing.B) {
+	const services = 10_000
+	name := func(i int) string { return fmt.Sprintf("com.example.fleet.service%d", i) }
+	endpoints := func(i, n int) *route.EndpointSet {
+		l := route.LocalitySpec{}
+		for k := range n {
+			l.Endpoints = append(l.Endpoints, route.EndpointSpec{Address: fmt.Sprintf("10.%d.%d.%d:20882", i/250, i%250, k+1)})
+		}
+		return &route.EndpointSet{Localities: []route.LocalitySpec{l}}
+	}
+	callers := []route.Caller{{Application: "app", Service: registry.Service{Interface: foo}}}
+	for i := range services {
+		callers = append(callers, route.Caller{Application: "app", Service: registry.Service{Interface: name(i)}})
+	}
+	fleet := func(n int) route.RuleUpdate {
+		u := route.RuleUpdate{Source: "xds", Synced: true, Clusters: map[string]*route.ClusterSpec{}, Endpoints: map[string]*route.EndpointSet{}, Routes: map[string]*route.RouteSpec{}}
+		for i := range services {
+			u.Clusters[name(i)] = &route.ClusterSpec{Name: name(i)}
+			u.Endpoints[name(i)] = endpoints(i, n)
+			u.Routes[name(i)] = &route.RouteSpec{Name: name(i), Hosts: []string{name(i)}, Routes: []route.RouteRule{to(name(i), 1)}}
+		}
+		return u
+	}
+	fleets := [2]route.RuleUpdate{fleet(9), fleet(10)}
+	for _, c := range []struct {
+		what string
+		feed func(turn int) (route.RuleUpdate, time.Duration)
+	}{
+		{"alone", nil},
+		{"loading", func(turn int) (route.RuleUpdate, time.Duration) { return fleets[turn%2], 0 }},
+		{"changing", func(turn int) (route.RuleUpdate, time.Duration) {
+			return route.RuleUpdate{Source: "xds", Endpoints: map[string]*route.EndpointSet{name(turn % services): endpoints(turn%services, 9+turn%2)}}, 10 * time.Millisecond
+		}},
+	} {
+		b.Run(c.what, func(b *testing.B) {
+			calls, m, src := ruledForwarding(b, 32)
+			if c.feed != nil {
+				m.router.SetCallers(callers)
+				src.updates <- fleet(10)
+				m.await(b, func(s *route.Snapshot) bool {
+					v := s.Outbound.Lookup([]byte(name(services-1)), nil)
+					return v != nil && v.Only() != nil && v.Only().Routes() != nil
+				})
+				ctx, cancel := context.WithCancel(b.Context())
+				fed := make(chan struct{})
+				go func() {
+					defer close(fed)
+					for turn := 0; ctx.Err() == nil; turn++ {
+						u, pause := c.feed(turn)
+						select {
+						case src.updates <- u:
+						case <-ctx.Done():
+							return
+						}
+						select {
+						case <-time.After(pause):
+						case <-ctx.Done():
+						}
+					}
+				}()
+				defer func() { cancel(); <-fed }()
+			}
+			calls.SetDeadline(time.Now().Add(time.Minute))
+			b.ResetTimer()
+			for i := 0; i < b.N; i += 32 {
+				calls.round(b)
+			}
+			b.StopTimer()
 		})
 	}
 }

@@ -79,14 +79,21 @@ func nacosConsumers(t *testing.T, nacos *nacostest.Server) {
 		came("dubbo-go, "+level+" level", c.call(20))
 		c.stop()
 	}
-	for _, way := range javaWays {
-		java := javapeer.Start(t, javapeer.Options{Line: way.line, Registry: w.registry, Properties: way.properties})
-		entries, err := java.Call(t.Context(), javapeer.Call{N: 20})
+	java := func(what string, o javapeer.Options) {
+		t.Helper()
+		peer := javapeer.Start(t, o)
+		entries, err := peer.Call(t.Context(), javapeer.Call{N: 20})
 		if err != nil {
 			t.Fatal(err)
 		}
-		came(way.what, ledgerOf(entries))
-		java.Kill()
+		came(what, ledgerOf(entries))
+		peer.Kill()
+	}
+	for _, line := range []javapeer.Line{javapeer.V33, javapeer.V27} {
+		java("thin Java "+string(line), javapeer.Options{Line: line, Thin: true, Registry: b.mesh()})
+	}
+	for _, way := range javaWays {
+		java(way.what, javapeer.Options{Line: way.line, Registry: w.registry, Properties: way.properties})
 	}
 }
 
@@ -188,6 +195,16 @@ func nacosProviders(t *testing.T, nacos *nacostest.Server) {
 		reached("dubbo-go, "+level+" level", "go-"+level, "SayHello")
 		p.stop()
 	}
+	behind := w.lanAddress()
+	a := w.agent("a", withFlags("--address", behind.host, "--inbound", behind.String()))
+	thin := javapeer.Start(t, javapeer.Options{
+		Line: javapeer.V33, Thin: true, Registry: a.mesh(), Application: "java-thin", Port: w.lanAddress().port, Name: "java", Group: "java-thin",
+	})
+	reached("thin Java 3.3 behind another agent", "java-thin", "sayHello")
+	if used := b.used("java-thin/" + service); len(used) != 1 || used[0] != behind.String() {
+		t.Errorf("the thin provider is called at %v, not at its agent's %s", used, behind)
+	}
+	thin.Kill()
 	for i, way := range javaWays {
 		group := "java" + strconv.Itoa(i)
 		java := javapeer.Start(t, javapeer.Options{
