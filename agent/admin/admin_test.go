@@ -29,7 +29,7 @@ func (r routes) EachStats(f func(string, registry.Service, *route.Stats)) {
 }
 
 func (r routes) EachCluster(f func(route.ClusterStats)) {
-	f(route.ClusterStats{Name: "outbound|20882|blue|com.a.foo", Endpoints: 3, Ejected: 1, Ejections: 2, OverRequests: 4})
+	f(route.ClusterStats{Name: "outbound|20882|blue|com.a.foo", Endpoints: 3, Ejected: 1, Ejections: 2, OverRequests: 4, OverRetryBudget: 6, Connections: 5})
 }
 
 func (r routes) EachRoute(f func(registry.Service, string, *route.RouteStats)) {
@@ -114,6 +114,7 @@ func TestMetrics(t *testing.T) {
 		`meshferry_cluster_ejected_endpoints{cluster="outbound|20882|blue|com.a.foo"} 1`,
 		`meshferry_cluster_ejections_total{cluster="outbound|20882|blue|com.a.foo"} 2`,
 		`meshferry_cluster_overflow_total{cluster="outbound|20882|blue|com.a.foo",limit="requests"} 4`,
+		`meshferry_cluster_overflow_total{cluster="outbound|20882|blue|com.a.foo",limit="retry_budget"} 6`,
 		`meshferry_workloads 2`,
 		`meshferry_publications_live 1`,
 		`meshferry_subscriptions 1`,

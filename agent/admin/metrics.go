@@ -117,7 +117,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		if cl.Ejections > 0 {
 			counter(ejections, cl.Ejections, cl.Name)
 		}
-		for limit, n := range map[string]int64{"requests": cl.OverRequests, "pending": cl.OverPending, "retries": cl.OverRetries} {
+		for limit, n := range map[string]int64{
+			"requests": cl.OverRequests, "pending": cl.OverPending, "retries": cl.OverRetries,
+			"retry_budget": cl.OverRetryBudget, "connections": cl.OverConnections,
+		} {
 			if n > 0 {
 				counter(overflow, n, cl.Name, limit)
 			}

@@ -332,7 +332,7 @@ func (c *call) retry(on route.RetryOn, why string) bool {
 		return false
 	}
 	c.retrying = true
-	if !p.budget.take() {
+	if !c.cluster.BudgetsRetries() && !p.budget.take() {
 		r.Stats.Limited.Add(1)
 		return false
 	}

@@ -25,6 +25,7 @@ type call struct {
 	looked        bool   // the time-out attachment has been read
 	entered       bool   // counted by the cluster's circuit breaker
 	retrying      bool   // the same for retries
+	pending       bool   // the same for calls that wait for a connection
 	keyed         bool   // key counts
 	copied        bool   // a mirror's copy: nobody waits, and nothing is said about its end
 	key           uint32 // of a consistent hash
@@ -92,7 +93,7 @@ func (c *call) again(r refusal) {
 func (c *call) send(frame []byte) {
 	up := c.down.upstream(c)
 	if up == nil {
-		c.refuse(refusal{reason: route.Abandoned, text: errCallerGone.Error(), notExecuted: true})
+		c.refuse(c.down.unconnected(c))
 		return
 	}
 	one := [1]request{{call: *c, frame: frame, up: up}}

@@ -361,17 +361,24 @@ func (d *downstream) place(c *call, frame []byte) {
 	if c.route != nil && !d.act(c, &frame) {
 		return
 	}
-	if c.pick() {
-		c.inFlight = !c.oneway
-		d.requests = append(d.requests, request{call: *c, frame: frame, up: d.upstream(c)})
+	if !c.pick() {
+		return
 	}
+	up := d.upstream(c)
+	if up == nil {
+		c.cluster.Stats.Request(1)
+		c.refuse(d.unconnected(c))
+		return
+	}
+	c.inFlight = !c.oneway
+	d.requests = append(d.requests, request{call: *c, frame: frame, up: up})
 }
 
 // upstream is the connection for a call, nil when it would be one of a caller that
-// has gone.
+// has gone, or one for this caller alone beyond what a circuit breaker allows.
 func (d *downstream) upstream(c *call) *upstream {
 	if !c.cluster.Dedicated {
-		return d.p.shared(c.endpoint.Peer, d.lane)
+		return d.p.shared(c.cluster, c.endpoint.Peer, d.lane)
 	}
 	d.own.Lock()
 	defer d.own.Unlock()
@@ -383,10 +390,23 @@ func (d *downstream) upstream(c *call) *upstream {
 		if d.dedicated == nil {
 			d.dedicated = map[*route.Peer]*upstream{}
 		}
-		u = d.p.connect(c.endpoint.Peer, d)
+		place, ok := c.cluster.OpenConnection(false)
+		if !ok {
+			c.cluster.OverConnections()
+			return nil
+		}
+		u = d.p.connect(c.endpoint.Peer, d, place)
 		d.dedicated[c.endpoint.Peer] = u
 	}
 	return u
+}
+
+// unconnected is why upstream gave no connection.
+func (d *downstream) unconnected(c *call) refusal {
+	if d.gone.Load() {
+		return refusal{reason: route.Abandoned, text: errCallerGone.Error(), notExecuted: true}
+	}
+	return refusal{reason: route.Limit, text: "cluster " + c.cluster.Name + " has as many connections as its circuit breaker allows", notExecuted: true}
 }
 
 // dispatch sends what one read brought: for each upstream all of its frames

@@ -29,17 +29,50 @@ func (p *Proxy) pool(peer *route.Peer) *pool {
 
 // shared is the connection to a peer that a lane uses, opened when needed. One
 // that has just ended may come back: its start then tries elsewhere.
-func (p *Proxy) shared(peer *route.Peer, lane uint32) *upstream {
+//
+// It counts for the cluster whose call opened it, also while calls of other clusters
+// share it. At the limit of a cluster a lane without a connection shares that of
+// another; only a peer that has none at all gets one beyond the limit, as in Envoy
+// (ConnPoolImplBase::tryCreateNewConnection).
+func (p *Proxy) shared(cluster *route.Cluster, peer *route.Peer, lane uint32) *upstream {
 	l := p.pool(peer)
 	n := len(l.lanes)
 	if most := peer.Dial().Connections; most > 0 {
 		n = min(n, most)
 	}
-	slot := &l.lanes[int(lane)%n]
-	if u := slot.Load(); u != nil && !u.gone.Load() {
-		return u
+	at := int(lane) % n
+	u := l.lanes[at].Load()
+	if u == nil || u.gone.Load() {
+		if cluster.ConnectionsFull() {
+			if other := l.any(at); other != nil {
+				cluster.OverConnections()
+				return other
+			}
+		}
+		u = l.open(cluster, at)
 	}
-	return l.open(slot)
+	if !u.stands.Load() && cluster.BoundsPending() { // nobody has to wait while another stands
+		if other := l.any(at); other != nil && other.stands.Load() {
+			return other
+		}
+	}
+	return u
+}
+
+// any is the connection of the next lane that has one, preferably one that stands
+// already; nil if none has.
+func (l *pool) any(at int) (found *upstream) {
+	for i := range l.lanes {
+		u := l.lanes[(at+i)%len(l.lanes)].Load()
+		switch {
+		case u == nil || u.gone.Load():
+		case u.stands.Load():
+			return u
+		case found == nil:
+			found = u
+		}
+	}
+	return found
 }
 
 // leave counts connections on which the peer said that it is about to stop. The
@@ -53,13 +86,19 @@ func (l *pool) leave(n int) {
 	l.peer.Readonly(l.leaving > 0)
 }
 
-func (l *pool) open(slot *atomic.Pointer[upstream]) *upstream {
+func (l *pool) open(cluster *route.Cluster, at int) *upstream {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	u := slot.Load()
-	if u == nil || u.gone.Load() {
-		u = l.p.connect(l.peer, nil)
-		slot.Store(u)
+	if u := l.lanes[at].Load(); u != nil && !u.gone.Load() {
+		return u
 	}
+	other := l.any(at)
+	place, ok := cluster.OpenConnection(other == nil)
+	if !ok { // others were faster
+		cluster.OverConnections()
+		return other
+	}
+	u := l.p.connect(l.peer, nil, place)
+	l.lanes[at].Store(u)
 	return u
 }

@@ -31,8 +31,10 @@ type upstream struct {
 	p     *Proxy
 	peer  *route.Peer
 	owner *downstream // dedicated to it, or nil
+	place route.Connection
 
-	gone atomic.Bool // equals conn.closed
+	gone   atomic.Bool // equals conn.closed
+	stands atomic.Bool // equals up
 
 	// owned by read
 	done    []reply
@@ -73,8 +75,8 @@ const (
 )
 
 // connect begins a connection and returns at once; frames may be queued already.
-func (p *Proxy) connect(peer *route.Peer, owner *downstream) *upstream {
-	u := &upstream{p: p, peer: peer, owner: owner}
+func (p *Proxy) connect(peer *route.Peer, owner *downstream, place route.Connection) *upstream {
+	u := &upstream{p: p, peer: peer, owner: owner, place: place}
 	u.limit, u.memory = p.o.QueueBytes, &p.memory
 	u.writing = true // until there is something to write to
 	u.lastRead = p.now()
@@ -123,6 +125,10 @@ func (u *upstream) run() error {
 		return errCallerGone
 	}
 	u.up = true
+	u.stands.Store(true)
+	for n := range u.slots {
+		u.slots[n].connected()
+	}
 	u.lastRead = u.p.now()
 	u.write()
 	return u.read()
@@ -131,7 +137,7 @@ func (u *upstream) run() error {
 // start sends every request of the list whose upstream is u, and marks it as
 // sent. Those that it cannot take are tried elsewhere or refused.
 func (u *upstream) start(list []request, now time.Duration) (flush, shared bool) {
-	var left []request
+	var left, over []request
 	n := int64(0)
 	u.mu.Lock()
 	first := len(u.buf) == 0
@@ -141,10 +147,15 @@ func (u *upstream) start(list []request, now time.Duration) (flush, shared bool)
 			continue
 		}
 		r.up = nil
-		if u.closed || u.full(len(r.frame)) || u.busy >= u.p.o.MaxInFlight || r.route != nil && u.overPending(r) ||
-			r.copied && u.out+len(u.buf) > mirrorBytes {
+		if u.closed || u.full(len(r.frame)) || u.busy >= u.p.o.MaxInFlight || r.copied && u.out+len(u.buf) > mirrorBytes {
 			left = append(left, *r)
 			continue
+		}
+		if !u.up && r.route != nil && !r.oneway {
+			if r.pending = r.cluster.EnterPending(); !r.pending {
+				over = append(over, *r)
+				continue
+			}
 		}
 		if !r.oneway {
 			n++
@@ -167,21 +178,20 @@ func (u *upstream) start(list []request, now time.Duration) (flush, shared bool)
 			r.again(refusal{reason: route.Limit, text: "too much is waiting for " + u.peer.Addr, notExecuted: true})
 		}
 	}
+	for i := range over { // another endpoint may have its connection already
+		r := &over[i]
+		r.retained = r.frame
+		r.again(refusal{reason: route.Limit, text: "as many calls wait for connections of cluster " + r.cluster.Name + " as its circuit breaker allows", notExecuted: true})
+	}
 	return flush, shared
 }
 
-// overPending tells whether as many calls as the circuit breaker of the cluster
-// allows wait for the connection to be made. mu is held.
-func (u *upstream) overPending(r *request) bool {
-	if u.up || r.oneway {
-		return false
+// connected ends the wait of a call for its connection, as circuit breakers count it.
+func (c *call) connected() {
+	if c.pending {
+		c.pending = false
+		c.cluster.LeavePending()
 	}
-	limit := r.cluster.MaxPending()
-	over := limit > 0 && u.busy >= limit
-	if over {
-		r.cluster.OverPending()
-	}
-	return over
 }
 
 // enqueue appends one frame with an id of ours. mu is held.
@@ -255,6 +265,7 @@ func (u *upstream) release(id uint64, keep bool) (call, bool) {
 	if !s.busy || uint64(s.use&useMask) != id>>32 {
 		return call{}, false
 	}
+	s.connected()
 	c := s.call
 	u.retain(-len(s.retained))
 	buf := s.retained
@@ -580,6 +591,7 @@ func (u *upstream) endLocked(why error) {
 		if !s.busy {
 			continue
 		}
+		s.connected()
 		if s.begin >= u.handed {
 			unsent = append(unsent, s.call)
 		} else {
@@ -591,6 +603,7 @@ func (u *upstream) endLocked(why error) {
 	u.drop()
 	u.mu.Unlock()
 	u.abort()
+	u.place.Close()
 	u.p.mu.Lock()
 	delete(u.p.upstreams, u)
 	u.p.mu.Unlock()

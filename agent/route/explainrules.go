@@ -243,31 +243,6 @@ func (s *clusterState) ejection(h *host, now time.Time) string {
 	return fmt.Sprintf("ejected for %s, %v more", h.why, max(0, h.until.Sub(now)).Round(time.Second))
 }
 
-// limits says what circuit breakers are set, and how near they are.
-func (c *Cluster) limits() string {
-	var list []string
-	say := func(what string, limit uint32, now, over int64) {
-		if limit == 0 || limit == Unlimited {
-			return
-		}
-		text := fmt.Sprintf("%s %d of %d", what, now, limit)
-		if over > 0 {
-			text += fmt.Sprintf(" (%d kept out)", over)
-		}
-		list = append(list, text)
-	}
-	l, s := c.spec.Limits, c.state
-	say("requests", l.Requests, s.inFlight.Load(), s.overRequests.Load())
-	say("retries", l.Retries, s.retries.Load(), s.overRetries.Load())
-	if l.Pending != 0 && l.Pending != Unlimited {
-		list = append(list, fmt.Sprintf("pending %d", l.Pending))
-	}
-	if l.Connections != 0 && l.Connections != Unlimited {
-		list = append(list, fmt.Sprintf("connections %d", l.Connections))
-	}
-	return strings.Join(list, ", ")
-}
-
 func (l *LocalitySpec) text() string {
 	text := strings.TrimRight(l.Region+"/"+l.Zone+"/"+l.SubZone, "/")
 	if l.Priority > 0 {

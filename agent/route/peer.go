@@ -70,7 +70,7 @@ func (p *Peer) Succeeded() {
 type Dial struct {
 	Timeout     time.Duration // 0: that of the proxy
 	KeepAlive   KeepAlive
-	Connections int // at most; 0: as many as the proxy likes
+	Connections int // at most, to this peer; 0: as many as the proxy likes
 }
 
 // Dial is what a cluster of rules wants, the zero Dial if none does. When several

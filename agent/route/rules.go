@@ -461,8 +461,8 @@ func (c *compiler) ruleCluster(name string) {
 			})
 		}
 	}
-	if n := rc.spec.Limits.Connections; n != 0 && n != Unlimited && len(core.Endpoints) > 0 {
-		dial.Connections = max(1, int(n)/len(core.Endpoints))
+	if n := bound(rc.spec.Limits.HostConnections); n != unbounded {
+		dial.Connections = int(max(1, n))
 	}
 	if *dial != (Dial{}) {
 		for _, e := range core.Endpoints {

@@ -9,11 +9,13 @@ import (
 
 // ClusterStats is a reading of one cluster of rules. Counts only grow.
 type ClusterStats struct {
-	Name                                   string
-	Endpoints, Ejected                     int   // now
-	InFlight                               int64 // now
-	Ejections                              int64
-	OverRequests, OverPending, OverRetries int64 // kept out by circuit breakers
+	Name                                    string
+	Endpoints, Ejected                      int   // now
+	InFlight, Pending, Retries, Connections int64 // now
+	Ejections                               int64
+	// Kept out by circuit breakers; OverConnections are calls that had to share a
+	// connection.
+	OverRequests, OverPending, OverRetries, OverRetryBudget, OverConnections int64
 }
 
 // EachCluster calls f for each cluster of rules, sorted by name.
@@ -26,8 +28,10 @@ func (r *Router) EachCluster(f func(ClusterStats)) {
 	for _, cl := range list {
 		s := cl.state
 		out := ClusterStats{
-			Name: cl.Name, Endpoints: len(cl.Endpoints), InFlight: s.inFlight.Load(), Ejections: s.ejections.Load(),
-			OverRequests: s.overRequests.Load(), OverPending: s.overPending.Load(), OverRetries: s.overRetries.Load(),
+			Name: cl.Name, Endpoints: len(cl.Endpoints), Ejections: s.ejections.Load(),
+			InFlight: s.inFlight.Load(), Pending: s.pending.Load(), Retries: s.retries.Load(), Connections: s.connections.Load(),
+			OverRequests: s.over.requests.Load(), OverPending: s.over.pending.Load(), OverRetries: s.over.retries.Load(),
+			OverRetryBudget: s.over.budget.Load(), OverConnections: s.over.connections.Load(),
 		}
 		for _, e := range cl.Endpoints {
 			if e.host.ejected.Load() {

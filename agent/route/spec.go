@@ -321,15 +321,29 @@ type KeepAlive struct {
 }
 
 // Unlimited is a limit that is none; Istio sends it for each that is not set.
-const Unlimited = 1<<32 - 1
+// Nothing is one that lets nothing pass, 0 in xDS.
+const (
+	Unlimited = 1<<32 - 1
+	Nothing   = 1<<32 - 2
+)
 
-// Limits are the circuit breakers. 0 means Unlimited here: a source that is told 0
-// sends 1.
+// Limits are the circuit breakers. All but HostConnections count over the whole
+// cluster. 0 means Unlimited here.
 type Limits struct {
-	Connections uint32 // max_connections: upstream connections, at least one to each endpoint
-	Pending     uint32 // max_pending_requests: calls that wait for a connection to an endpoint to be made
+	Connections uint32 // max_connections: upstream connections; one to each endpoint is always allowed
+	Pending     uint32 // max_pending_requests: calls that wait for a connection to be made
 	Requests    uint32 // max_requests: calls in flight
-	Retries     uint32 // max_retries: retries in flight
+	Retries     uint32 // max_retries: retries in flight, without a RetryBudget
+	// RetryBudget takes the place of Retries, and of the agent's own budget
+	// (retry_budget); nil: none.
+	RetryBudget     *RetryBudget
+	HostConnections uint32 // per_host_thresholds.max_connections: to one endpoint
+}
+
+// RetryBudget allows retries in flight in proportion to the calls in flight.
+type RetryBudget struct {
+	Percent     float64 // budget_percent; xDS's default is 20
+	Concurrency uint32  // min_retry_concurrency: so many are always allowed; xDS's default is 3
 }
 
 // Outlier is when an endpoint is ejected, and how long. A remote error is an answer

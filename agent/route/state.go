@@ -33,12 +33,12 @@ type clusterState struct {
 	name string
 	wake func() // tells the router's loop that somebody was ejected; never blocks
 
-	turn                                   atomic.Uint64
-	inFlight, retries                      atomic.Int64
-	overRequests, overPending, overRetries atomic.Int64
-	ejections                              atomic.Int64
-	changed                                atomic.Bool // somebody was ejected since the loop last looked
-	busy                                   atomic.Bool // somebody is ejected, or was not long ago
+	turn                                    atomic.Uint64
+	inFlight, pending, retries, connections atomic.Int64 // now, over all endpoints
+	over                                    overflows
+	ejections                               atomic.Int64
+	changed                                 atomic.Bool // somebody was ejected since the loop last looked
+	busy                                    atomic.Bool // somebody is ejected, or was not long ago
 
 	mu    sync.Mutex
 	hosts map[string]*host // guarded by mu; by address
@@ -274,57 +274,4 @@ func (s *clusterState) adopt(spec *ClusterSpec, endpoints []*Endpoint) {
 			delete(s.hosts, address)
 		}
 	}
-}
-
-// Enter counts a call that waits for its answer, and tells whether the cluster's
-// limit of calls in flight allows it. Leave ends what Enter allowed.
-func (c *Cluster) Enter() bool {
-	if c.state == nil {
-		return true
-	}
-	return enter(&c.state.inFlight, c.spec.Limits.Requests, &c.state.overRequests)
-}
-
-// Leave ends a call that Enter allowed.
-func (c *Cluster) Leave() {
-	if c.state != nil {
-		c.state.inFlight.Add(-1)
-	}
-}
-
-// EnterRetry counts a retry that a route allows, and tells whether the cluster's
-// limit does. LeaveRetry ends what it allowed.
-func (c *Cluster) EnterRetry() bool {
-	if c.state == nil {
-		return true
-	}
-	return enter(&c.state.retries, c.spec.Limits.Retries, &c.state.overRetries)
-}
-
-// LeaveRetry ends a retry that EnterRetry allowed.
-func (c *Cluster) LeaveRetry() {
-	if c.state != nil {
-		c.state.retries.Add(-1)
-	}
-}
-
-// MaxPending is how many calls may wait for a connection to one endpoint to be
-// made: the limit of the cluster. 0: as many as like.
-func (c *Cluster) MaxPending() int {
-	if c.spec == nil || c.spec.Limits.Pending == 0 || c.spec.Limits.Pending == Unlimited {
-		return 0
-	}
-	return int(c.spec.Limits.Pending)
-}
-
-// OverPending counts a call that MaxPending kept out.
-func (c *Cluster) OverPending() { c.state.overPending.Add(1) }
-
-func enter(n *atomic.Int64, limit uint32, over *atomic.Int64) bool {
-	if now := n.Add(1); limit != 0 && limit != Unlimited && now > int64(limit) {
-		n.Add(-1)
-		over.Add(1)
-		return false
-	}
-	return true
 }

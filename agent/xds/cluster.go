@@ -246,29 +246,40 @@ func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes)
 // limits translates circuit breakers. What is not set is unlimited: Envoy's 1024 is
 // meant for HTTP, and Istio sends every value.
 func limits(s *route.ClusterSpec, c *clusterv3.CircuitBreakers, n *notes) {
-	if len(c.GetPerHostThresholds()) > 0 {
-		n.add("circuit_breakers.per_host_thresholds is not honoured")
+	hosts := uint32(0)
+	for _, t := range c.GetPerHostThresholds() {
+		if t.GetPriority() == corev3.RoutingPriority_DEFAULT {
+			hosts = limit(t.GetMaxConnections()) // the only one that Envoy has there
+		}
 	}
+	s.Limits.HostConnections = hosts
 	for _, t := range c.GetThresholds() {
 		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
 			continue
 		}
 		s.Limits = route.Limits{
 			Connections: limit(t.GetMaxConnections()), Pending: limit(t.GetMaxPendingRequests()),
-			Requests: limit(t.GetMaxRequests()), Retries: limit(t.GetMaxRetries()),
+			Requests: limit(t.GetMaxRequests()), Retries: limit(t.GetMaxRetries()), HostConnections: hosts,
 		}
-		if t.GetRetryBudget() != nil {
-			n.add("circuit_breakers.retry_budget is not honoured, the agent has a budget of its own")
+		if b := t.GetRetryBudget(); b != nil {
+			budget := &route.RetryBudget{Percent: 20, Concurrency: or(b.GetMinRetryConcurrency(), 3)}
+			if p := b.GetBudgetPercent(); p != nil {
+				budget.Percent = min(max(0, p.GetValue()), 100)
+			}
+			s.Limits.RetryBudget = budget
 		}
 	}
 }
 
-// limit is 0 when it is not set; one that is 0 is 1, as package route has it.
+// limit is 0 when it is not set, as package route has it.
 func limit(v *wrapperspb.UInt32Value) uint32 {
-	if v == nil {
+	switch {
+	case v == nil:
 		return 0
+	case v.GetValue() == 0:
+		return route.Nothing
 	}
-	return max(1, v.GetValue())
+	return v.GetValue()
 }
 
 func outlier(m *clusterv3.OutlierDetection, n *notes) *route.Outlier {

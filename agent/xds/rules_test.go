@@ -245,9 +245,9 @@ func TestClusters(t *testing.T) {
 		`type: EDS connect_timeout { seconds: 2 } upstream_connection_options { tcp_keepalive { keepalive_probes { value: 3 } keepalive_time { value: 60 } keepalive_interval { value: 5 } } }`: {
 			Policy: route.RoundRobin, PanicPercent: 50, ConnectTimeout: 2 * time.Second, KeepAlive: route.KeepAlive{Enabled: true, Probes: 3, Idle: time.Minute, Interval: 5 * time.Second},
 		},
-		`type: EDS circuit_breakers { thresholds { priority: HIGH max_requests { value: 1 } } thresholds { max_connections {} max_requests { value: 7 } retry_budget {} } }`: {
-			Policy: route.RoundRobin, PanicPercent: 50, Limits: route.Limits{Connections: 1, Requests: 7},
-			Unsupported: []string{"circuit_breakers.retry_budget is not honoured, the agent has a budget of its own"},
+		`type: EDS circuit_breakers { thresholds { priority: HIGH max_requests { value: 1 } } thresholds { max_connections {} max_requests { value: 7 } retry_budget {} } per_host_thresholds { max_connections { value: 2 } } }`: {
+			Policy: route.RoundRobin, PanicPercent: 50,
+			Limits: route.Limits{Connections: route.Nothing, Requests: 7, RetryBudget: &route.RetryBudget{Percent: 20, Concurrency: 3}, HostConnections: 2},
 		},
 		`type: EDS outlier_detection {}`: {
 			Policy: route.RoundRobin, PanicPercent: 50, Outlier: &route.Outlier{Consecutive: 5, MaxEjectionPercent: 10, SuccessRate: true},
