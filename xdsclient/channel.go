@@ -11,6 +11,7 @@ import (
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/keepalive"
 )
@@ -30,7 +31,9 @@ type streamState struct {
 	connected bool
 	since     time.Time
 	streams   int
-	err       error
+	err       error               // why the last stream ended; nil after an answer
+	ended     error               // why the last stream ended
+	said      map[string]struct{} // what was logged since all was well
 }
 
 // stream is one ADS stream. Its types are owned by core.
@@ -158,14 +161,21 @@ func (ch *channel) run(ctx context.Context, o Options, events chan<- event) {
 			return false
 		}
 	}
-	conn, err := dial(o, o.Servers[ch.server])
-	if err != nil {
-		tell(event{kind: streamDown, err: err}) // an address that cannot be parsed: never
-		return
-	}
-	defer conn.Close()
+	var conn *grpc.ClientConn
+	defer func() {
+		if conn != nil {
+			conn.Close()
+		}
+	}()
 	wait := o.Backoff
 	for {
+		if conn == nil {
+			var err error
+			if conn, err = dial(o, o.Servers[ch.server]); err != nil {
+				tell(event{kind: streamDown, err: err}) // an address that cannot be parsed: never
+				return
+			}
+		}
 		began := time.Now()
 		st, heard, err := ch.stream(ctx, conn, o, tell)
 		if !tell(event{kind: streamDown, st: st, err: err}) {
@@ -177,12 +187,18 @@ func (ch *channel) run(ctx context.Context, o Options, events chan<- event) {
 		} else {
 			wait = min(wait*8/5, o.BackoffMost)
 		}
+		if s := conn.GetState(); !heard && s != connectivity.Ready && s != connectivity.Idle {
+			// It would go on dialling at a pace of its own. A new one dials when the pause is
+			// over, and looks the name up again. One that was heard is kept: it has learnt how
+			// often the server allows pings.
+			conn.Close()
+			conn = nil
+		}
 		select {
 		case <-ctx.Done():
 			return
 		case <-time.After(pause):
 		}
-		conn.ResetConnectBackoff()
 	}
 }
 

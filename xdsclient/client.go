@@ -4,10 +4,13 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // mostDrained events are handled before what they changed is worked out.
@@ -182,17 +185,68 @@ func (c *Client) handle(e event, start func(int)) {
 			c.dropLesser(e.ch.server)
 		}
 	case streamDown:
-		switch address := c.o.Servers[e.ch.server].Address; {
-		case e.st != nil && e.st.heard: // normal: servers bound the age of connections
-			c.log.Info("ADS stream ended, another is opened", "server", address, "err", e.err)
-		case state.err == nil:
-			c.log.Warn("ADS server does not answer; what it said last stays in effect", "server", address, "err", e.err)
-		}
-		state.connected, state.since, state.err = false, now, e.err
+		c.ended(e, state)
+		state.connected, state.since, state.err, state.ended = false, now, e.err, e.err
 		if c.c.down(e.st, e.ch.server, now) {
 			c.another(e.ch.server, start)
 		}
 	}
+}
+
+// ended logs the end of a stream. Servers bound the age of connections, so that one
+// which had answers ended is normal; what keeps a server from answering is said once,
+// and again when it is something else. The lock is held.
+func (c *Client) ended(e event, state *streamState) {
+	address := c.o.Servers[e.ch.server].Address
+	code := status.Code(e.err)
+	if e.st != nil && e.st.heard && !refusing[code] {
+		clear(state.said)
+		c.log.Info("ADS stream ended, another is opened", "server", address, "err", e.err)
+		return
+	}
+	kind := withoutDigits(e.err.Error())
+	if _, said := state.said[kind]; said || len(state.said) >= mostSaid {
+		return
+	}
+	if state.said == nil {
+		state.said = map[string]struct{}{}
+	}
+	state.said[kind] = struct{}{}
+	log := c.log.With("server", address, "err", e.err)
+	switch {
+	case code == codes.Unauthenticated:
+		log.Warn("ADS server does not accept who asks; what it said last stays in effect")
+	case code == codes.PermissionDenied:
+		log.Warn("ADS server does not serve this node to this identity; what it said last stays in effect")
+	case code == codes.InvalidArgument:
+		log.Warn("ADS server refuses the request; what it said last stays in effect")
+	case code == codes.Unimplemented:
+		log.Warn("ADS server does not know this kind of ADS; what it said last stays in effect")
+	case code == codes.ResourceExhausted && strings.Contains(e.err.Error(), "larger than max"):
+		log.Warn("a response of the ADS server is too large; what it said last stays in effect")
+	case code == codes.ResourceExhausted:
+		log.Warn("ADS server takes no more clients for now; what it said last stays in effect")
+	default:
+		log.Warn("ADS server does not answer; what it said last stays in effect")
+	}
+}
+
+// mostSaid bounds the log lines about one server while it does not answer.
+const mostSaid = 20
+
+// refusing are the codes with which no stream ends in the normal course of things.
+var refusing = map[codes.Code]bool{
+	codes.Unauthenticated: true, codes.PermissionDenied: true, codes.InvalidArgument: true, codes.Unimplemented: true, codes.ResourceExhausted: true,
+}
+
+// withoutDigits takes out of an error what differs each time: ports, durations.
+func withoutDigits(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
 }
 
 // another begins to ask the server after one that does not answer.

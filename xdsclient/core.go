@@ -38,7 +38,7 @@ type core struct {
 	order   []*typeState // in which they are asked for: make before break
 	streams []*stream    // by server; nil: none
 	serving int          // the server that answered last; fromDisk: none did
-	heard   time.Time    // when a server answered last
+	heard   time.Time    // when a server answered last, or a stream that had an answer ended
 	timers  wakeups
 	saved   map[key]savedResource // from the file, not used yet
 	dirty   map[key]struct{}      // differ from the file
@@ -61,12 +61,14 @@ type typeState struct {
 	version string // last acknowledged
 	server  int    // whose version it is
 	strange bool   // it was sent without being asked for, and that was logged
+	ttl     bool   // the server confirms resources, and that was logged
 
 	resources map[string]*resource
 	waiting   map[string]time.Time // names without an answer; until when, once it was asked for. "": the wildcard
 
 	responses, nacks int
 	nacked           *refusal
+	refusing         bool // the last response was refused
 }
 
 // resource is one of them, as the server sent it.
@@ -143,6 +145,9 @@ func (c *core) up(st *stream) {
 // asked too.
 func (c *core) down(st *stream, server int, now time.Time) (next bool) {
 	heard := st != nil && st.heard
+	if heard { // until now all was confirmed, however long nothing changed
+		c.heard = now
+	}
 	if st != nil && c.streams[server] == st {
 		c.streams[server] = nil
 	}
@@ -236,7 +241,10 @@ func (c *core) absent(t *typeState, name string) {
 		r = &resource{}
 		t.resources[name] = r
 	}
-	r.missing, r.value, r.raw = true, nil, nil
+	if r.refused != nil {
+		c.refused(t.url, name, "")
+	}
+	r.missing, r.value, r.raw, r.refused = true, nil, nil, nil
 	c.dirty[key{t.url, name}] = struct{}{}
 	delete(c.saved, key{t.url, name})
 	c.put(t, name, r)
@@ -433,15 +441,30 @@ type batch struct {
 	server  int
 	version string
 	now     time.Time
-	seen    map[string]int
-	bad     []string // what was refused, for the NACK
-	unnamed bool     // one of them has no name that can be read
+	seen    map[string]int // how often each name is in it; told: it is refused as double
+	bad     []string       // what was refused, for the NACK
+	unnamed bool           // one of them has no name that can be read
 	changed int
 }
 
-// resource applies one resource of a response.
-func (c *core) resource(b *batch, name, version string, a *anypb.Any) {
+// told marks a name in batch.seen.
+const told = -1
+
+// item is one resource of a response, before it is decoded.
+type item struct {
+	name, version string
+	raw           []byte
+	err           error
+	heartbeat     bool
+}
+
+// read finds the name of a resource of a response.
+func (b *batch) read(name, version string, a *anypb.Any) item {
 	wrapped, raw, err := unwrap(b.t.url, a)
+	if errors.Is(err, errHeartbeat) {
+		b.seen[wrapped]++
+		return item{name: wrapped, heartbeat: true}
+	}
 	if name == "" {
 		name = wrapped
 	}
@@ -452,15 +475,40 @@ func (c *core) resource(b *batch, name, version string, a *anypb.Any) {
 			name = inner
 		}
 	}
-	if name == "" {
-		b.unnamed = true
-		if err == nil {
-			err = errNoName
-		}
-		b.bad = append(b.bad, fmt.Sprintf("a resource without a name: %v", err))
-		return
+	if name != "" {
+		b.seen[name]++
+	} else if err == nil {
+		err = errNoName
 	}
-	b.seen[name]++
+	return item{name: name, version: version, raw: raw, err: err}
+}
+
+// apply applies the resources of a response, once all their names are known: of two
+// with one name neither is better, so what was there before stays.
+func (c *core) apply(b *batch, list []item) {
+	for _, i := range list {
+		switch n := b.seen[i.name]; {
+		case i.heartbeat:
+			if !b.t.ttl {
+				c.log.Info("the ADS server bounds the life of resources (ttl), here they live until it removes them", "type", short(b.t.url))
+			}
+			b.t.ttl = true
+			continue
+		case i.name == "":
+			b.unnamed = true
+			b.bad = append(b.bad, fmt.Sprintf("a resource without a name: %v", i.err))
+			continue
+		case n == told:
+			continue
+		case n > 1:
+			i.err, b.seen[i.name] = errors.New("it is there twice"), told
+		}
+		c.resource(b, i.name, i.version, i.raw, i.err)
+	}
+}
+
+// resource applies one resource of a response.
+func (c *core) resource(b *batch, name, version string, raw []byte, err error) {
 	if !b.t.wants(name) {
 		return
 	}
@@ -470,14 +518,10 @@ func (c *core) resource(b *batch, name, version string, a *anypb.Any) {
 		r = &resource{}
 	}
 	before := r.value
-	if err == nil {
-		if b.seen[name] > 1 {
-			err = errors.New("it is there twice")
-		} else if r.value == nil || !bytes.Equal(r.raw, raw) {
-			var in string
-			if in, err = c.decode(b.t, r, raw); err == nil && in != name {
-				r.value, err = before, fmt.Errorf("it is named %q inside", in)
-			}
+	if err == nil && (r.value == nil || !bytes.Equal(r.raw, raw)) {
+		var in string
+		if in, err = c.decode(b.t, r, raw); err == nil && in != name {
+			r.value, err = before, fmt.Errorf("it is named %q inside", in)
 		}
 	}
 	if err != nil {
@@ -485,6 +529,11 @@ func (c *core) resource(b *batch, name, version string, a *anypb.Any) {
 		r.refused = &refusal{version, err.Error(), b.now}
 		c.refused(b.t.url, name, err.Error())
 		b.t.resources[name] = r
+		if r.value == nil && !b.t.wildcard {
+			// That is an answer: there is none that can be used, and nothing waits for one.
+			delete(b.t.waiting, name)
+			c.put(b.t, name, r)
+		}
 		return
 	}
 	if r.refused != nil {
@@ -541,6 +590,7 @@ func (c *core) end(b *batch) string {
 		c.whole(b.t)
 	}
 	if len(b.bad) == 0 {
+		b.t.refusing = false
 		return ""
 	}
 	b.t.nacks++
@@ -549,8 +599,12 @@ func (c *core) end(b *batch) string {
 		text += fmt.Sprintf("; and %d more", more)
 	}
 	text = strings.ToValidUTF8(text[:min(len(text), longestText)], "?")
-	b.t.nacked = &refusal{b.version, text, b.now}
-	c.log.Warn("xDS resources cannot be used, the last good ones stay", "type", short(b.t.url), "version", b.version, "server", c.o.Servers[b.server].Address, "err", text)
+	// The server sends it again with each change of something else.
+	again := b.t.refusing && b.t.nacked.why == text
+	b.t.nacked, b.t.refusing = &refusal{b.version, text, b.now}, true
+	if !again {
+		c.log.Warn("xDS resources cannot be used, the last good ones stay", "type", short(b.t.url), "version", b.version, "server", c.o.Servers[b.server].Address, "err", text)
+	}
 	return text
 }
 
@@ -560,9 +614,11 @@ func (c *core) response(st *stream, m *discoveryv3.DiscoveryResponse, now time.T
 	if b == nil {
 		return
 	}
+	list := make([]item, 0, len(m.GetResources()))
 	for _, a := range m.GetResources() {
-		c.resource(b, "", m.GetVersionInfo(), a)
+		list = append(list, b.read("", m.GetVersionInfo(), a))
 	}
+	c.apply(b, list)
 	if b.t.whole && !b.unnamed {
 		c.sweep(b)
 	}
@@ -577,17 +633,16 @@ func (c *core) response(st *stream, m *discoveryv3.DiscoveryResponse, now time.T
 func (c *core) sweep(b *batch) {
 	keep := c.o.Servers[b.server].IgnoreDeletion
 	for name, r := range b.t.resources {
-		if b.seen[name] > 0 {
-			continue
+		switch {
+		case b.seen[name] != 0:
+		case r.value != nil:
+			c.remove(b, name, r, keep)
+		case b.t.wildcard: // it was refused, and is gone now
+			delete(b.t.resources, name)
+			c.refused(b.t.url, name, "")
+		case r.refused != nil:
+			c.absent(b.t, name)
 		}
-		if r.value == nil {
-			if b.t.wildcard {
-				delete(b.t.resources, name) // it was refused, and is gone now
-				c.refused(b.t.url, name, "")
-			}
-			continue
-		}
-		c.remove(b, name, r, keep)
 	}
 }
 
@@ -624,15 +679,21 @@ func (c *core) deltaResponse(st *stream, m *discoveryv3.DeltaDiscoveryResponse, 
 	if b == nil {
 		return
 	}
+	list := make([]item, 0, len(m.GetResources()))
 	for _, r := range m.GetResources() {
-		if r.GetResource() == nil {
+		switch {
+		case r.GetResource() != nil:
+			list = append(list, b.read(r.GetName(), r.GetVersion(), r.GetResource()))
+		case r.GetTtl() != nil:
+			b.seen[r.GetName()]++
+			list = append(list, item{name: r.GetName(), heartbeat: true})
+		default:
 			b.bad = append(b.bad, fmt.Sprintf("%s: it is empty", r.GetName()))
-			continue
 		}
-		c.resource(b, r.GetName(), r.GetVersion(), r.GetResource())
 	}
+	c.apply(b, list)
 	for _, name := range m.GetRemovedResources() {
-		if b.seen[name] > 0 || !b.t.wants(name) {
+		if b.seen[name] != 0 || !b.t.wants(name) {
 			continue
 		}
 		r := b.t.resources[name]

@@ -34,6 +34,8 @@ const (
 var (
 	errNoName   = errors.New("the resource has no name")
 	errWrongURL = errors.New("not the type of the response")
+	// errHeartbeat: it says only that the resource is still there (xDS protocol, "Resource TTL").
+	errHeartbeat = errors.New("a heartbeat")
 )
 
 // unwrap gives the name, if the wrapper has one, and the content of a resource of a
@@ -45,6 +47,9 @@ func unwrap(url string, a *anypb.Any) (name string, raw []byte, err error) {
 			return "", nil, err
 		}
 		name, a = r.GetName(), r.GetResource()
+		if a == nil && name != "" && r.GetTtl() != nil {
+			return name, nil, errHeartbeat
+		}
 		if a == nil {
 			return name, nil, errors.New("the wrapper is empty")
 		}

@@ -29,8 +29,9 @@ type ServerState struct {
 	Connected bool      `json:"connected"` // a stream stands
 	Serving   bool      `json:"serving"`   // it answered last
 	Since     time.Time `json:"since,omitzero"`
-	Streams   int       `json:"streams"`      // opened so far
-	Err       string    `json:"err,omitzero"` // why the last stream ended, "" after an answer
+	Streams   int       `json:"streams"`        // opened so far
+	Err       string    `json:"err,omitzero"`   // why the last stream ended, "" after an answer
+	Ended     string    `json:"ended,omitzero"` // why the last stream ended, also after an answer
 }
 
 // TypeState is one type of resource.
@@ -96,6 +97,9 @@ func (c *Client) Dump() Dump {
 			st.Asked, st.Connected, st.Since, st.Streams = true, ch.state.connected, ch.state.since, ch.state.streams
 			if ch.state.err != nil {
 				st.Err = ch.state.err.Error()
+			}
+			if ch.state.ended != nil {
+				st.Ended = ch.state.ended.Error()
 			}
 		}
 		d.Servers = append(d.Servers, st)

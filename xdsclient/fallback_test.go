@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -340,7 +341,7 @@ func TestConcurrentUse(t *testing.T) {
 					c.SetListeners([]string{"127.0.0.1_20881", "other"})
 				}
 				c.Dump()
-				time.Sleep(100 * time.Microsecond)
+				runtime.Gosched()
 			}
 		}()
 	}

@@ -92,7 +92,10 @@ func (s *store) load() ([]savedResource, error) {
 	for _, r := range list {
 		s.account(r)
 	}
-	s.size, s.whole = size, false
+	// What is behind a record that was cut off could not be read again, so nothing is
+	// appended to it.
+	info, err := f.Stat()
+	s.size, s.whole = size, err != nil || info.Size() != int64(size)
 	return list, nil
 }
 

@@ -49,6 +49,8 @@ type Options struct {
 	Manual bool
 	// Address is 127.0.0.1 and a port; "": a free one.
 	Address string
+	// ServerOptions are added to the server's own: the greatest age of connections, …
+	ServerOptions []grpc.ServerOption
 }
 
 // Request is what a client said: of state of the world, or incremental.
@@ -78,6 +80,7 @@ type Server struct {
 	streams  map[int]*stream
 	count    int
 	nonces   int
+	refuse   error
 	requests []Request
 	changed  chan struct{} // closed when requests or streams changed
 }
@@ -147,7 +150,7 @@ func (s *Server) Start() error {
 	if s.o.TLS != nil {
 		opts = append(opts, grpc.Creds(s.o.TLS))
 	}
-	g := grpc.NewServer(opts...)
+	g := grpc.NewServer(append(opts, s.o.ServerOptions...)...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, ads{s: s})
 	served, closed := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -210,6 +213,21 @@ func (s *Server) EndStreams() {
 	for _, st := range s.streams {
 		st.end()
 	}
+}
+
+// Refuse ends each stream with an error, for which package status has codes; nil
+// ends that. Streams that stand are ended, too.
+func (s *Server) Refuse(err error) {
+	s.mu.Lock()
+	s.refuse = err
+	s.mu.Unlock()
+	s.EndStreams()
+}
+
+func (s *Server) refusal() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.refuse
 }
 
 // Streams is how many streams there are, and how many there were in all.
@@ -544,6 +562,9 @@ func (a ads) DeltaAggregatedResources(g discoveryv3.AggregatedDiscoveryService_D
 func (s *Server) serve(ctx context.Context, delta bool, recv func(*stream) error, send func(any) error) error {
 	ctx, end := context.WithCancel(ctx)
 	defer end()
+	if err := s.refusal(); err != nil {
+		return err
+	}
 	st := s.open(delta, end)
 	defer s.drop(st)
 	go func() { // ends with the stream: Recv errs when the handler returned
@@ -554,7 +575,7 @@ func (s *Server) serve(ctx context.Context, delta bool, recv func(*stream) error
 	for {
 		select {
 		case <-ctx.Done():
-			return nil
+			return s.refusal()
 		case <-st.wake:
 			for _, m := range s.next(st) {
 				if err := send(m); err != nil {
