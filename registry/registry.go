@@ -94,14 +94,19 @@ type Lister interface {
 
 // Status is the state of the connection to a registry.
 type Status struct {
-	State   string    // "connecting", "connected", "away", "closed"
+	State   string    // Connecting, Connected, Away or Closed
 	Since   time.Time // when State was entered
 	Session string    // the registry's name of our session, if it has one
 	Err     string    // the last error while away
 }
 
-// Connected is the State in which a registry can be read and written.
-const Connected = "connected"
+// States of a Status.
+const (
+	Connecting = "connecting" // not connected yet
+	Connected  = "connected"  // it can be read and written
+	Away       = "away"       // it was connected, and is tried again
+	Closed     = "closed"     // Run has ended
+)
 
 // Registry is what a backend's New returns.
 type Registry interface {
@@ -113,6 +118,14 @@ type Registry interface {
 	// Desired first.
 	Run(ctx context.Context) error
 	Status() Status
+}
+
+// Store keeps a small document between two runs of a process. It can hold the id and
+// password of a session, so it must be readable by its owner only. Load returns
+// nothing before the first Save. Save must be atomic.
+type Store interface {
+	Load() ([]byte, error)
+	Save([]byte) error
 }
 
 // MetadataFunc asks a provider's own MetadataService for the metadata of one

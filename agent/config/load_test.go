@@ -167,10 +167,26 @@ func TestRegistryPlaces(t *testing.T) {
 }
 
 func TestPasswords(t *testing.T) {
-	address := []string{"zookeeper://us%40er:pa%3Ass@h1:2181,h2:2181/r"}
-	c := mustLoad(t, "", nil, map[string][]string{"registry": address})
+	for address, url := range map[string]string{
+		"zookeeper://us%40er:pa%3Ass@h1:2181,h2:2181/r":              "zookeeper://h1:2181,h2:2181/r",
+		"nacos://h?group=g&username=us%40er&password=pa:ss":          "nacos://h?group=g",
+		"nacos://h?pass%77ord=pa%3ass&username=us%40er&namespace=ns": "nacos://h?namespace=ns",
+	} {
+		passwordInAddress(t, address, url)
+	}
+
+	file := "registries: [{name: eu-1, url: '" + zk + "', username: u, passwordFile: /p}]"
+	c := mustLoad(t, file, []string{"MESHFERRY_REGISTRY_EU_1_PASSWORD=secret"}, nil)
+	if user, password, err := c.Registries[0].Credentials(); user != "u" || password != "secret" || err != nil || len(c.Warnings) != 0 {
+		t.Errorf("%q %q %v, warnings %q", user, password, err, c.Warnings)
+	}
+}
+
+func passwordInAddress(t *testing.T, address, url string) {
+	t.Helper()
+	c := mustLoad(t, "", nil, map[string][]string{"registry": {address}})
 	r := c.Registries[0]
-	if r.Username != "us@er" || r.Password != "pa:ss" || r.URL != "zookeeper://h1:2181,h2:2181/r" {
+	if r.Username != "us@er" || r.Password != "pa:ss" || r.URL != url {
 		t.Errorf("%#v", r)
 	}
 	if len(c.Warnings) != 1 || !strings.Contains(c.Warnings[0], "MESHFERRY_REGISTRY_MAIN_PASSWORD") {
@@ -189,12 +205,6 @@ func TestPasswords(t *testing.T) {
 	}
 	if c.Redacted(); c.Registries[0].Password != "pa:ss" {
 		t.Error("Redacted changed the original")
-	}
-
-	file := "registries: [{name: eu-1, url: '" + zk + "', username: u, passwordFile: /p}]"
-	c = mustLoad(t, file, []string{"MESHFERRY_REGISTRY_EU_1_PASSWORD=secret"}, nil)
-	if user, password, err := c.Registries[0].Credentials(); user != "u" || password != "secret" || err != nil || len(c.Warnings) != 0 {
-		t.Errorf("%q %q %v, warnings %q", user, password, err, c.Warnings)
 	}
 }
 

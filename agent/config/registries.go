@@ -137,20 +137,19 @@ func (e entry) finish() (r Registry, warning string, err error) {
 		return r, "", fmt.Errorf("want an address like zookeeper://host:2181, nacos://host:8848 or local:///directory, not %q", withoutUser(e.url))
 	}
 	r.Backend = scheme
-	if i := strings.LastIndexByte(authority(rest), '@'); i >= 0 {
-		user, password, _ := strings.Cut(rest[:i], ":")
-		rest = rest[i+1:]
-		u, err := url.PathUnescape(user)
-		p, err2 := url.PathUnescape(password)
-		if err != nil || err2 != nil || u == "" {
-			return r, "", errors.New("want user:password, percent-encoded, before the '@'")
+	rest, user, password, err := credentials(rest)
+	if err != nil {
+		return r, "", err
+	}
+	if user != "" {
+		if r.Username != "" && r.Username != user {
+			return r, "", fmt.Errorf("the user is %q in the address and %q beside it", user, r.Username)
 		}
-		if r.Username != "" && r.Username != u {
-			return r, "", fmt.Errorf("the user is %q in the address and %q beside it", u, r.Username)
-		}
-		if r.Username, r.Password = u, Secret(p); p != "" {
-			warning = fmt.Sprintf("the password of registry %s stands in its address, where others can read it: use passwordFile or %s", r.Name, passwordVariable(r.Name))
-		}
+		r.Username = user
+	}
+	if password != "" {
+		r.Password = Secret(password)
+		warning = fmt.Sprintf("the password of registry %s stands in its address, where others can read it: use passwordFile or %s", r.Name, passwordVariable(r.Name))
 	}
 	if r.URL, err = withParams(scheme+"://"+rest, e.params); err != nil {
 		return r, "", err
@@ -171,6 +170,46 @@ func (e entry) finish() (r Registry, warning string, err error) {
 	return r, warning, err
 }
 
+// credentials takes user and password out of an address: from before the '@', and
+// from the parameters username and password, where Dubbo takes them too.
+func credentials(rest string) (clean, user, password string, err error) {
+	if i := strings.LastIndexByte(authority(rest), '@'); i >= 0 {
+		name, secret, _ := strings.Cut(rest[:i], ":")
+		rest = rest[i+1:]
+		var err, err2 error
+		user, err = url.PathUnescape(name)
+		password, err2 = url.PathUnescape(secret)
+		if err != nil || err2 != nil || user == "" {
+			return "", "", "", errors.New("want user:password, percent-encoded, before the '@'")
+		}
+	}
+	address, query, _ := strings.Cut(rest, "?")
+	var kept []string
+	for pair := range strings.SplitSeq(query, "&") {
+		key, value, _ := strings.Cut(pair, "=")
+		if name, err := url.QueryUnescape(key); err == nil {
+			key = name
+		}
+		value, err := url.QueryUnescape(value)
+		switch {
+		case key != "username" && key != "password":
+			kept = append(kept, pair)
+		case err != nil:
+			return "", "", "", fmt.Errorf("parameter %s: want it percent-encoded", key)
+		case key == "password":
+			password = value
+		case user != "" && user != value:
+			return "", "", "", fmt.Errorf("the user is %q before the '@' and %q in the parameters", user, value)
+		default:
+			user = value
+		}
+	}
+	if query = strings.Join(kept, "&"); query != "" {
+		address += "?" + query
+	}
+	return address, user, password, nil
+}
+
 // authority is the part of an address before its path and query. A password
 // with such signs must be percent-encoded.
 func authority(rest string) string {
@@ -182,8 +221,14 @@ func authority(rest string) string {
 
 // withoutUser cuts what may be a password.
 func withoutUser(text string) string {
+	text, query, found := strings.Cut(text, "?")
 	if i := strings.LastIndexByte(text, '@'); i >= 0 {
-		return "…" + text[i:]
+		text = "…" + text[i:]
+	}
+	if found && !strings.Contains(query, "password") {
+		text += "?" + query
+	} else if found {
+		text += "?…"
 	}
 	return text
 }

@@ -10,11 +10,11 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meshferry/meshferry/internal/install"
+	"github.com/meshferry/meshferry/internal/process"
 )
 
 // packages of Debian and a program of each.
@@ -117,24 +117,12 @@ func startEngine(t *testing.T) (*engine, error) {
 		`ip link set lo up; exec docker-init -- dockerd "$@"`, "sh",
 		"--data-root", filepath.Join(dir, "root"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid"), "--host", socket, "--cgroup-parent", group)...)
 	cmd.Env, cmd.Stdout, cmd.Stderr = e.env, log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started, gone := make(chan error), make(chan struct{})
-	go func() {
-		defer close(gone)
-		runtime.LockOSThread() // Linux sends Pdeathsig when the thread that forked ends
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			_ = cmd.Wait() // it is killed
-		}
-	}()
-	if err := <-started; err != nil {
+	p, err := process.Start(cmd)
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		<-gone
+		p.Kill()
 		// Control groups belong to no namespace.
 		deadline := time.Now().Add(10 * time.Second)
 		for {
@@ -155,7 +143,7 @@ func startEngine(t *testing.T) (*engine, error) {
 			return e, nil
 		}
 		select {
-		case <-gone:
+		case <-p.Gone():
 			return nil, fmt.Errorf("the engine ended by itself:\n%s", e.tail())
 		default:
 		}

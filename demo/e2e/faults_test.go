@@ -92,7 +92,7 @@ func TestProviderKilled(t *testing.T) {
 	a.published(1)
 	conn := w.zk.Conn(t)
 	killed := time.Now()
-	p.kill()
+	p.Kill()
 	w.gone(conn, p.addr)
 	leaf := within(t, killed, 3*time.Second)
 	w.instances("shop", 0)
@@ -115,7 +115,7 @@ func TestAgentKilledAndRestarted(t *testing.T) {
 	conn := w.zk.Conn(t)
 	before := w.ephemerals(conn)
 	for _, killed := range []*agent{a, b} {
-		killed.kill()
+		killed.Kill()
 		begin := time.Now()
 		killed.restart()
 		if killed == a {
@@ -321,10 +321,10 @@ func TestStartErrors(t *testing.T) {
 		flags []string
 		want  []string
 	}{
-		"state directory": {"b", []string{"--state-dir", a.state}, []string{"state directory " + a.state + " is in use", fmt.Sprintf("pid %d", a.pid()), "--state-dir"}},
-		"outbound":        {"b", []string{"--outbound", a.outbound()}, []string{"outbound listener: " + a.outbound() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.pid()), "--outbound"}},
-		"inbound":         {"b", []string{"--inbound", a.inbound()}, []string{"inbound listener: " + a.inbound() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.pid()), "--inbound"}},
-		"control":         {"b", []string{"--control", a.control()}, []string{"control listener: " + a.control() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.pid()), "--control"}},
+		"state directory": {"b", []string{"--state-dir", a.state}, []string{"state directory " + a.state + " is in use", fmt.Sprintf("pid %d", a.PID()), "--state-dir"}},
+		"outbound":        {"b", []string{"--outbound", a.outbound()}, []string{"outbound listener: " + a.outbound() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.PID()), "--outbound"}},
+		"inbound":         {"b", []string{"--inbound", a.inbound()}, []string{"inbound listener: " + a.inbound() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.PID()), "--inbound"}},
+		"control":         {"b", []string{"--control", a.control()}, []string{"control listener: " + a.control() + " is taken", fmt.Sprintf("meshferry (pid %d)", a.PID()), "--control"}},
 		"socket":          {"b", []string{"--control-socket", a.socket}, []string{a.socket + ": another process listens there", "--control-socket"}},
 		"key":             {"b", []string{"--config", w.file("bad.yaml", "listeners:\n  inbund: 0.0.0.0:1\n")}, []string{"bad.yaml:2", "inbund", "inbound"}},
 	} {

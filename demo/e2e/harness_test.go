@@ -158,7 +158,7 @@ func (a *agent) ready() {
 	a.t.Helper()
 	eventually(a.t, a.name+" to be ready", func() error {
 		if !a.running() {
-			a.t.Fatalf("%s ended before it was ready: %v", a.name, a.err)
+			a.t.Fatalf("%s ended before it was ready: %v", a.name, a.Wait())
 		}
 		_, err := a.fetch("/readyz")
 		return err

@@ -62,7 +62,7 @@ func TestTwoProcessesOfOneService(t *testing.T) {
 	})
 	before := one.stats().Calls["Slow"]
 	killed := time.Now()
-	one.kill()
+	one.Kill()
 	w.gone(leaves, one.addr)
 	t.Logf("withdrawn %v after the kill", within(t, killed, 3*time.Second))
 	l := wait()

@@ -127,7 +127,7 @@ func TestJavaProvidersRestart(t *testing.T) {
 	load := startLoad(t, c, javapeer.Call{}, 100, time.Second)
 	for i, name := range []string{"new one", "new two"} {
 		begin := time.Now()
-		if err := providers[i].Stop(t.Context()); err != nil {
+		if err := providers[i].Stop(); err != nil {
 			t.Fatal(err)
 		}
 		t.Logf("Java %s stopped within %v", lines[i], time.Since(begin).Round(time.Millisecond))
@@ -275,7 +275,7 @@ func TestAgentRestartUnderUnmodifiedJava(t *testing.T) {
 // outage kills the agent, starts it again, and says how long nobody was there.
 func (a *agent) outage() time.Duration {
 	a.t.Helper()
-	a.kill()
+	a.Kill()
 	begin := time.Now()
 	a.start()
 	eventually(a.t, a.name+" to be back", func() error {

@@ -276,7 +276,7 @@ func (m *matrix) consume(f form) {
 			o = options{agent: m.far, group: o.group, version: o.version}
 		}
 		c := m.consumer(o)
-		pid, end = c.pid(), c.stop
+		pid, end = c.PID(), c.stop
 		call = func(group, version string) (ledger, error) {
 			return c.ledger(callsOfCell, fmt.Sprintf("/call?n=%d&method=sayHello&group=%s&version=%s", callsOfCell, group, version)), nil
 		}

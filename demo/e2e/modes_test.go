@@ -78,7 +78,7 @@ services:
 				if share != 0 {
 					t.Errorf("%s, %s level: %d calls came through 20882", mode, level, share)
 				}
-				if by := dialled(t, p.addr); by[c.pid()] == 0 { // the agent is there too, to see that it lives
+				if by := dialled(t, p.addr); by[c.PID()] == 0 { // the agent is there too, to see that it lives
 					t.Errorf("%s, %s level: the consumer is not connected to the provider: %v", mode, level, by)
 				}
 			case "Both":
@@ -142,7 +142,7 @@ func TestBackToDirect(t *testing.T) {
 	if n := a.calls("inbound", service); n != 0 {
 		t.Errorf("%d calls came through 20882", n)
 	}
-	if by := dialled(t, p.addr); by[c.pid()] == 0 {
+	if by := dialled(t, p.addr); by[c.PID()] == 0 {
 		t.Errorf("the consumer is not connected to the provider: %v", by)
 	}
 }

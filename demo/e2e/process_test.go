@@ -8,11 +8,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	started "github.com/meshferry/meshferry/internal/process"
 )
 
 // process is one process of a test. It is killed when the test ends, and by the
@@ -21,10 +22,8 @@ type process struct {
 	t    *testing.T
 	name string
 	log  string // file with its standard error
-	cmd  *exec.Cmd
-	out  io.Reader     // its standard output
-	gone chan struct{} // closed when it has ended
-	err  error         // how; valid once gone is closed
+	out  io.Reader // its standard output
+	*started.Process
 }
 
 // spawn starts a process. Its standard error goes to a file that is shown if the
@@ -36,35 +35,23 @@ func (w *world) spawn(name string, env []string, path string, args ...string) *p
 		w.t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{t: w.t, name: name, log: log.Name(), cmd: exec.Command(path, args...), gone: make(chan struct{})}
-	p.cmd.Dir, p.cmd.Stderr = w.dir, log
-	p.cmd.Env = append(os.Environ(), env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd := exec.Command(path, args...)
+	cmd.Dir, cmd.Stderr = w.dir, log
+	cmd.Env = append(os.Environ(), env...)
 	out, in, err := os.Pipe()
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	p.out, p.cmd.Stdout = out, in
-	started := make(chan error)
-	go func() {
-		defer close(p.gone)
-		// Linux sends Pdeathsig when the thread that forked ends, so this one stays.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			p.err = p.cmd.Wait()
-		}
-	}()
-	err = <-started
+	cmd.Stdout = in
+	p := &process{t: w.t, name: name, log: log.Name(), out: out}
+	p.Process, err = started.Start(cmd)
 	in.Close()
 	if err != nil {
 		out.Close()
 		w.t.Fatalf("start %s: %v", name, err)
 	}
 	w.t.Cleanup(func() {
-		p.kill()
+		p.Kill()
 		out.Close()
 		p.inspect()
 	})
@@ -94,28 +81,20 @@ func (p *process) logged() string {
 	return string(bytes.ToValidUTF8(text, []byte("?")))
 }
 
-func (p *process) pid() int { return p.cmd.Process.Pid }
-
 // running is false once it has ended.
 func (p *process) running() bool {
 	select {
-	case <-p.gone:
+	case <-p.Gone():
 		return false
 	default:
 		return true
 	}
 }
 
-// kill ends it as a crash does, and returns when it is gone.
-func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // fails only when it is gone
-	<-p.gone
-}
-
 // stop asks it to end and waits until it has, without an error.
 func (p *process) stop() {
 	p.t.Helper()
-	_ = p.cmd.Process.Signal(syscall.SIGTERM)
+	p.Signal(syscall.SIGTERM)
 	if err := p.wait(); err != nil {
 		p.t.Errorf("%s did not stop in order: %v", p.name, err)
 	}
@@ -125,10 +104,10 @@ func (p *process) stop() {
 func (p *process) wait() error {
 	p.t.Helper()
 	select {
-	case <-p.gone:
-		return p.err
+	case <-p.Gone():
+		return p.Wait()
 	case <-time.After(patience):
-		p.kill()
+		p.Kill()
 		p.t.Errorf("%s did not end within %s", p.name, patience)
 		return context.DeadlineExceeded
 	}

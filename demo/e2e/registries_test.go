@@ -69,9 +69,7 @@ func moveToNacos(t *testing.T, nacos *nacostest.Server) {
 			t.Fatal(err)
 		}
 		for _, one := range []*agent{a, b} {
-			if err := one.cmd.Process.Signal(syscall.SIGHUP); err != nil {
-				t.Fatal(err)
-			}
+			one.Signal(syscall.SIGHUP)
 		}
 		for _, one := range []*agent{a, b} {
 			eventually(t, one.name+" to use the registries of its file", func() error {

@@ -115,7 +115,7 @@ func onlyDialledBy(t *testing.T, address string, want ...*process) {
 	t.Helper()
 	var pids []int
 	for _, p := range want {
-		pids = append(pids, p.pid())
+		pids = append(pids, p.PID())
 	}
 	slices.Sort(pids)
 	got := dialled(t, address)

@@ -63,7 +63,7 @@ func (w *world) start(s spring, jars, module, role string, settings map[string]s
 // end asks a JVM to end and waits until it has, in the way that it ends then.
 func (a *app) end() {
 	a.t.Helper()
-	_ = a.cmd.Process.Signal(syscall.SIGTERM)
+	a.Signal(syscall.SIGTERM)
 	var exit *exec.ExitError
 	if err := a.wait(); err != nil && (!errors.As(err, &exit) || exit.ExitCode() != 128+int(syscall.SIGTERM)) {
 		a.t.Errorf("%s did not stop in order: %v", a.process.name, err)
@@ -107,7 +107,7 @@ func TestJavaSpring(t *testing.T) {
 					}
 				}
 
-				b.kill()
+				b.Kill()
 				eventually(t, "answers without agent", func() error { return firstError(c.call(5)) })
 				eventually(t, "the log to say so", func() error {
 					if !strings.Contains(c.logged(), "agent "+b.control()+" is away") {

@@ -408,7 +408,7 @@ func (m *mesh) ejection(t *testing.T) {
 	stop := m.keepCalling(xdsRate)
 
 	died := time.Now()
-	m.last.kill()
+	m.last.Kill()
 	eventually(t, "an ejection", func() error {
 		if now, ever := m.ejected(c.GetName()); now != 1 {
 			return fmt.Errorf("%d now, %d ever", now, ever)

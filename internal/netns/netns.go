@@ -17,9 +17,10 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
+
+	"github.com/meshferry/meshferry/internal/process"
 )
 
 // Host is the address of this machine in its own namespace: not a loopback one,
@@ -54,22 +55,11 @@ func Start(cmd *exec.Cmd) (wait func() error, err error) {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}
 	}
 	cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWNET
-	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	started, ended := make(chan error), make(chan error, 1)
-	go func() {
-		// Linux sends Pdeathsig when the thread that forked ends, so this one stays.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	p, err := process.Start(cmd)
+	if err != nil {
 		return nil, fmt.Errorf("network namespace: %w", err)
 	}
-	return func() error { return <-ended }, nil
+	return p.Wait, nil
 }
 
 // Up makes the network of the namespace that this process is in: loopback, and

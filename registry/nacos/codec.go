@@ -1,9 +1,7 @@
 package nacos
 
 import (
-	"bytes"
 	"encoding/base64"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,6 +13,7 @@ import (
 	"github.com/nacos-group/nacos-sdk-go/v2/model"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 const (
@@ -163,48 +162,10 @@ func application(i registry.Instance, hostID string) model.Instance {
 
 // parseApplication reads an instance of an application.
 func parseApplication(app string, i model.Instance) (registry.Instance, error) {
-	if i.Ip == "" || strings.ContainsAny(i.Ip, "/?&@ \t\r\n[]") {
-		return registry.Instance{}, fmt.Errorf("address %q", i.Ip)
-	}
-	if i.Port < 1 || i.Port > 65535 {
-		return registry.Instance{}, fmt.Errorf("port %d", i.Port)
+	if err := backend.CheckInstance(i.Ip, int(i.Port)); err != nil {
+		return registry.Instance{}, err
 	}
 	return registry.Instance{Application: app, Host: i.Ip, Port: int(i.Port), Metadata: i.Metadata}, nil
-}
-
-// marshalMetadata writes JSON as Java does: '<', '>' and '&' as they are.
-func marshalMetadata(m registry.Metadata) (string, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	err := e.Encode(m)
-	return strings.TrimSuffix(b.String(), "\n"), err
-}
-
-// parseMetadata reads the metadata of a revision. It errs if the content names
-// another, for then it would be cached under the wrong one.
-func parseMetadata(revision, content string) (registry.Metadata, error) {
-	var m registry.Metadata
-	if err := json.Unmarshal([]byte(content), &m); err != nil {
-		return registry.Metadata{}, err
-	}
-	if m.Revision != revision {
-		return registry.Metadata{}, fmt.Errorf("it holds revision %q", m.Revision)
-	}
-	if m.Services == nil {
-		return registry.Metadata{}, errors.New("it has no services")
-	}
-	return m, nil
-}
-
-// mapped reads a mapping: applications, separated by commas.
-func mapped(content string) (apps []string) {
-	for app := range strings.SplitSeq(content, ",") {
-		if app = strings.TrimSpace(app); app != "" {
-			apps = append(apps, app)
-		}
-	}
-	return apps
 }
 
 // checkName errs for what cannot name an application's service, or a revision.

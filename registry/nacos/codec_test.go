@@ -14,6 +14,7 @@ import (
 	"github.com/nacos-group/nacos-sdk-go/v2/model"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -96,9 +97,9 @@ func TestVectors(t *testing.T) {
 			group := cmp.Or(c.Group, c.GroupName)
 			switch {
 			case group == mappingPart:
-				fmt.Fprintf(&b, "mapping %s\n  %v\n", c.DataID, mapped(c.Content))
+				fmt.Fprintf(&b, "mapping %s\n  %v\n", c.DataID, backend.Mapped(c.Content))
 			case strings.Contains(c.Content, `"revision":"`+group+`"`):
-				m, err := parseMetadata(group, c.Content)
+				m, err := backend.ParseMetadata(group, []byte(c.Content))
 				if err != nil {
 					t.Fatalf("%s: metadata %s: %v", file, group, err)
 				}
@@ -201,10 +202,10 @@ func TestNames(t *testing.T) {
 func TestParseURL(t *testing.T) {
 	o, err := ParseURL("nacos://u:p%40%2F@h1,h2:1234,[::1]:8850?namespace=ns-1&group=g&backup=h3&tls=/etc/ca.pem")
 	if err != nil || !slices.Equal(o.Servers, []string{"h1:8848", "h2:1234", "[::1]:8850", "h3:8848"}) || o.User != "u" || o.Password != "p@/" ||
-		o.Namespace != "ns-1" || o.Group != "g" || !o.TLS || o.CAFile != "/etc/ca.pem" {
+		o.Namespace != "ns-1" || o.Group != "g" || o.TLS != (backend.TLS{On: true, CAFile: "/etc/ca.pem"}) || o.ContextPath != "/nacos" {
 		t.Errorf("%+v, %v", o, err)
 	}
-	if o, err := ParseURL("nacos://h?namespace=public"); err != nil || o.Namespace != "" || o.Group != DefaultGroup || o.TLS {
+	if o, err := ParseURL("nacos://h?namespace=public"); err != nil || o.Namespace != "" || o.Group != DefaultGroup || o.TLS.On {
 		t.Errorf("defaults: %+v, %v", o, err)
 	}
 	for _, bad := range []string{"", "h:8848", "zookeeper://h", "nacos://", "nacos:///x", "nacos://h,,h2", "nacos://h:0", "nacos://h:64536",
@@ -238,21 +239,6 @@ func FuzzDecode(f *testing.F) {
 		if back, err := decode(i); err != nil || back != u {
 			t.Errorf("%q comes back as %q, %v", u, back, err)
 		}
-	})
-}
-
-func FuzzParseMetadata(f *testing.F) {
-	f.Add("r", `{"app":"a","revision":"r","services":{"a.B:dubbo":{"name":"a.B","protocol":"dubbo","path":"a.B","params":{"k":"v"}}}}`)
-	f.Add("", "null")
-	f.Fuzz(func(t *testing.T, revision, content string) {
-		m, err := parseMetadata(revision, content)
-		if err != nil {
-			return
-		}
-		if m.Revision != revision {
-			t.Errorf("revision %q, want %q", m.Revision, revision)
-		}
-		registry.ProviderURLs(registry.Instance{Host: "h", Port: 1}, m, "a.B")
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // List names the interfaces. Nobody announces new services in Nacos, so it looks
@@ -36,9 +37,9 @@ func (r *Registry) List(ctx context.Context, ch chan<- []string) error {
 				return nil
 			}
 		}
-		wait := jittered(r.o.look)
+		wait := backend.Jittered(r.o.look)
 		if err != nil {
-			wait = jittered(time.Second)
+			wait = backend.Jittered(time.Second)
 		}
 		select {
 		case <-ctx.Done():
@@ -134,7 +135,7 @@ func (l *lister) application(ctx context.Context, c *conn, app string) (keys, in
 			var m registry.Metadata
 			switch {
 			case found:
-				m, err = parseMetadata(revision, content)
+				m, err = backend.ParseMetadata(revision, []byte(content))
 			case l.r.o.Metadata == nil || i.Metadata[registry.KeyStorageType] == "remote":
 				continue
 			default:

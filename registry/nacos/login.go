@@ -18,7 +18,7 @@ var errLogin = errors.New("login refused")
 // httpClient is for logins and the check of the namespace; each uses one
 // connection.
 func (o Options) httpClient() (*http.Client, error) {
-	secure, err := o.tls()
+	secure, err := o.TLS.Config()
 	if err != nil {
 		return nil, err
 	}
@@ -26,10 +26,10 @@ func (o Options) httpClient() (*http.Client, error) {
 }
 
 func (o Options) base(server string) string {
-	if o.TLS {
-		return "https://" + server + "/nacos"
+	if o.TLS.On {
+		return "https://" + server + o.ContextPath
 	}
-	return "http://" + server + "/nacos"
+	return "http://" + server + o.ContextPath
 }
 
 // login gets a token and how long it is good for. Without a user there is none.

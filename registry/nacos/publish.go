@@ -14,9 +14,9 @@ import (
 	"github.com/nacos-group/nacos-sdk-go/v2/common/remote/rpc/rpc_request"
 	"github.com/nacos-group/nacos-sdk-go/v2/common/remote/rpc/rpc_response"
 	"github.com/nacos-group/nacos-sdk-go/v2/model"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // Times of publishing.
@@ -42,40 +42,6 @@ type app struct {
 	interfaces []string
 }
 
-// outcome collects the report while items are worked on.
-type outcome struct {
-	mu     sync.Mutex
-	report registry.Report // guarded by mu
-	away   error           // guarded by mu; a failure of the connection
-	errs   []error         // guarded by mu; of what the report has no item for
-}
-
-func (o *outcome) set(key string, i registry.Item, err error) { o.setAll([]string{key}, i, err) }
-
-func (o *outcome) setAll(keys []string, i registry.Item, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err != nil {
-		i = registry.Item{State: registry.Pending, Err: err.Error()}
-		if errors.Is(err, registry.ErrAway) {
-			o.away = err
-		}
-	}
-	for _, key := range keys {
-		o.report[key] = i
-	}
-}
-
-func (o *outcome) fail(err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if errors.Is(err, registry.ErrAway) {
-		o.away = err
-	} else {
-		o.errs = append(o.errs, err)
-	}
-}
-
 // plan is what a Desired asks of Nacos.
 type plan struct {
 	apps     []app
@@ -88,17 +54,17 @@ type plan struct {
 // can both get it; then the next Apply of the one with the greater host id gives
 // it up.
 func (r *Registry) Apply(ctx context.Context, d registry.Desired) (registry.Report, error) {
-	out := &outcome{report: registry.Report{}}
+	out := backend.NewOutcome()
 	p := r.plan(d, out)
 	select {
 	case r.turn <- struct{}{}:
 		defer func() { <-r.turn }()
 	case <-ctx.Done():
-		return out.pending(p, ctx.Err()), fmt.Errorf("apply: %w", ctx.Err())
+		return out.Nothing(ctx.Err(), p.keys())
 	}
 	c := r.usable()
 	if c == nil {
-		return out.pending(p, registry.ErrAway), fmt.Errorf("apply: %w", registry.ErrAway)
+		return out.Nothing(registry.ErrAway, p.keys())
 	}
 
 	var used []string
@@ -108,9 +74,9 @@ func (r *Registry) Apply(ctx context.Context, d registry.Desired) (registry.Repo
 	r.revisions.use(used, r.now())
 	described := map[string][]item{} // services of applications
 	var mu sync.Mutex
-	each(p.apps, func(a app) {
+	backend.Each(atOnce, p.apps, func(a app) {
 		if err := r.describe(ctx, c, a); err != nil {
-			out.setAll(a.item.keys, registry.Item{}, err)
+			out.Fail(err, a.item.keys...)
 			if !slices.ContainsFunc(r.published[a.metadata.Application], func(i model.Instance) bool { return same(i, a.item.instance) }) {
 				return // what is there already stays: its metadata was there once
 			}
@@ -143,47 +109,31 @@ func (r *Registry) Apply(ctx context.Context, d registry.Desired) (registry.Repo
 
 	if r.usable() != c {
 		// What was written went with the connection.
-		return out.pending(p, registry.ErrAway), fmt.Errorf("apply: the connection ended meanwhile: %w", registry.ErrAway)
+		return out.Nothing(fmt.Errorf("the connection ended meanwhile: %w", registry.ErrAway), p.keys())
 	}
-	if out.away == nil && len(out.errs) == 0 {
+	if out.OK() {
 		if err := r.collect(ctx, c); err != nil {
-			out.fail(err)
+			out.Fail(err)
 		}
 	}
-	if out.away != nil {
-		return out.report, fmt.Errorf("apply: %w", out.away)
-	}
-	return out.report, errors.Join(out.errs...)
+	return out.Report()
 }
 
-// each works on items concurrently and returns when all are done.
-func each[T any](items []T, f func(T)) {
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for _, i := range items {
-		g.Go(func() error {
-			f(i)
-			return nil
-		})
-	}
-	_ = g.Wait() // they return no error
-}
-
-// pending is the report when nothing can be said of any item.
-func (o *outcome) pending(p plan, err error) registry.Report {
+// keys are those of the report.
+func (p plan) keys() (keys []string) {
 	for _, a := range p.apps {
-		o.setAll(a.item.keys, registry.Item{}, err)
+		keys = append(keys, a.item.keys...)
 	}
 	for _, items := range p.services {
 		for _, i := range items {
-			o.setAll(i.keys, registry.Item{}, err)
+			keys = append(keys, i.keys...)
 		}
 	}
-	return o.report
+	return keys
 }
 
 // plan translates d. What cannot be written goes into the report at once.
-func (r *Registry) plan(d registry.Desired, out *outcome) plan {
+func (r *Registry) plan(d registry.Desired, out *backend.Outcome) plan {
 	p := plan{services: map[string][]item{}}
 	known := map[string]bool{}
 	once := func(key string) bool {
@@ -197,7 +147,7 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 		}
 		translated, err := r.application(a)
 		if err != nil {
-			out.set(a.ID(), registry.Item{}, err)
+			out.Fail(err, a.ID())
 			continue
 		}
 		p.apps = append(p.apps, translated)
@@ -209,7 +159,7 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 				continue
 			}
 			if err := writable(u); err != nil {
-				out.set(text, registry.Item{}, err)
+				out.Fail(err, text)
 				continue
 			}
 			urls = append(urls, u)
@@ -250,33 +200,22 @@ func writable(u registry.URL) error {
 }
 
 func (r *Registry) application(a registry.Application) (app, error) {
+	if err := backend.CheckApplication(a, checkName); err != nil {
+		return app{}, err
+	}
 	i, m := a.Instance, a.Metadata
-	for _, name := range []string{i.Application, m.Revision} {
-		if err := checkName(name); err != nil {
-			return app{}, err
-		}
-	}
-	for _, iface := range m.Interfaces() {
-		if err := registry.CheckInterface(iface); err != nil {
-			return app{}, err
-		}
-	}
-	if m.Application != i.Application || i.Metadata[registry.KeyRevision] != m.Revision {
-		return app{}, fmt.Errorf("instance of %s at revision %q, but metadata of %s at revision %q",
-			i.Application, i.Metadata[registry.KeyRevision], m.Application, m.Revision)
-	}
-	content, err := marshalMetadata(m)
+	content, err := backend.Marshal(m)
 	if err != nil {
 		return app{}, err
 	}
-	return app{metadata: m, content: content, interfaces: m.Interfaces(),
+	return app{metadata: m, content: string(content), interfaces: m.Interfaces(),
 		item: item{keys: []string{a.ID()}, identity: i.ID(), instance: application(i, r.o.HostID)}}, nil
 }
 
 // put makes each of these services list these items of ours, and no others.
-func (r *Registry) put(ctx context.Context, c *conn, services map[string][]item, out *outcome) {
+func (r *Registry) put(ctx context.Context, c *conn, services map[string][]item, out *backend.Outcome) {
 	var mu sync.Mutex // of r.published
-	each(slices.Sorted(maps.Keys(services)), func(name string) {
+	backend.Each(atOnce, slices.Sorted(maps.Keys(services)), func(name string) {
 		mu.Lock()
 		before := r.published[name]
 		mu.Unlock()
@@ -284,9 +223,9 @@ func (r *Registry) put(ctx context.Context, c *conn, services map[string][]item,
 		if err != nil {
 			err = fmt.Errorf("service %s: %w", name, err)
 			for _, i := range services[name] {
-				out.setAll(i.keys, registry.Item{}, err)
+				out.Fail(err, i.keys...)
 			}
-			out.fail(err)
+			out.Fail(err)
 		}
 		mu.Lock()
 		defer mu.Unlock()
@@ -300,7 +239,7 @@ func (r *Registry) put(ctx context.Context, c *conn, services map[string][]item,
 
 // own makes one service list our items, all in one write. It returns what the
 // connection has in it then.
-func (r *Registry) own(ctx context.Context, c *conn, name string, items []item, before []model.Instance, out *outcome) (now []model.Instance, err error) {
+func (r *Registry) own(ctx context.Context, c *conn, name string, items []item, before []model.Instance, out *backend.Outcome) (now []model.Instance, err error) {
 	now = before
 	conflicts := false
 	r.services.begin(name)
@@ -319,7 +258,7 @@ func (r *Registry) own(ctx context.Context, c *conn, name string, items []item, 
 	}
 	conflicts = len(taken) > 0
 	for key, owner := range taken {
-		out.set(key, registry.Item{State: registry.Conflict, Owner: owner}, nil)
+		out.Set(registry.Item{State: registry.Conflict, Owner: owner}, key)
 	}
 	want := make([]model.Instance, len(free))
 	for n, i := range free {
@@ -346,7 +285,7 @@ func (r *Registry) own(ctx context.Context, c *conn, name string, items []item, 
 		}
 	}
 	for _, i := range free {
-		out.setAll(i.keys, registry.Item{State: registry.Held}, nil)
+		out.Set(registry.Item{State: registry.Held}, i.keys...)
 	}
 	return now, nil
 }
@@ -483,7 +422,7 @@ func (r *Registry) checked(ctx context.Context, key string, f func() (wrote bool
 	next := checkLater
 	if wrote {
 		next = checkAfter
-		time.AfterFunc(checkAfter, func() { poke(r.lost) })
+		time.AfterFunc(checkAfter, func() { backend.Poke(r.lost) })
 	}
 	r.checks.Lock()
 	defer r.checks.Unlock()
@@ -491,14 +430,10 @@ func (r *Registry) checked(ctx context.Context, key string, f func() (wrote bool
 	return nil
 }
 
-// setMetadata writes the metadata of a revision unless it is there: equal hosts
-// share it. Different text with the same meaning is left alone.
+// setMetadata writes the metadata of a revision unless it is there.
 func (r *Registry) setMetadata(ctx context.Context, c *conn, a app) (wrote bool, err error) {
 	group, dataID := a.metadata.Revision, escaped(a.metadata.Application)
-	holds := func(content string) bool {
-		m, err := parseMetadata(a.metadata.Revision, content)
-		return err == nil && content != "" && sameMetadata(m, a.metadata)
-	}
+	holds := func(content string) bool { return backend.SameMetadata([]byte(content), []byte(a.content)) }
 	content, _, err := c.config(ctx, r.o.Namespace, group, dataID)
 	if err != nil || holds(content) {
 		return false, err
@@ -507,12 +442,6 @@ func (r *Registry) setMetadata(ctx context.Context, c *conn, a app) (wrote bool,
 		return false, err
 	}
 	return true, r.readBack(ctx, c, group, dataID, holds)
-}
-
-func sameMetadata(a, b registry.Metadata) bool {
-	x, err := marshalMetadata(a)
-	y, err2 := marshalMetadata(b)
-	return err == nil && err2 == nil && x == y
 }
 
 // readBack waits until a configuration is what was written.
@@ -543,7 +472,7 @@ var errNotRead = errors.New("it was written, but is not read yet")
 // checked comes back for that. Source: NacosMetadataReport#registerServiceAppMapping.
 func (r *Registry) mapTo(ctx context.Context, c *conn, iface, name string) (wrote bool, err error) {
 	dataID := escaped(iface)
-	holds := func(content string) bool { return slices.Contains(mapped(content), name) }
+	holds := func(content string) bool { return slices.Contains(backend.Mapped(content), name) }
 	for try := 0; ; try++ {
 		content, found, err := c.config(ctx, r.o.Namespace, mappingPart, dataID)
 		if err != nil || holds(content) {
@@ -551,7 +480,7 @@ func (r *Registry) mapTo(ctx context.Context, c *conn, iface, name string) (wrot
 		}
 		next := name
 		if found && content != "" {
-			next = strings.Join(append(mapped(content), name), ",")
+			next = strings.Join(append(backend.Mapped(content), name), ",")
 		}
 		err = c.setConfig(ctx, r.o.Namespace, mappingPart, dataID, next, content)
 		switch {
@@ -566,7 +495,7 @@ func (r *Registry) mapTo(ctx context.Context, c *conn, iface, name string) (wrot
 		select { // another's write was first
 		case <-ctx.Done():
 			return wrote, ctx.Err()
-		case <-time.After(jittered(100 * time.Millisecond)):
+		case <-time.After(backend.Jittered(100 * time.Millisecond)):
 		}
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -17,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // Times and limits of reading.
@@ -36,10 +36,10 @@ type reader struct {
 	// Immutable after newReader.
 	r    *Registry
 	wake chan struct{} // capacity 1
+	subs *backend.Subscriptions
 
 	mu     sync.Mutex
-	subs   map[string][]*subscription // guarded by mu; by interface
-	listen bool                       // guarded by mu; a mapping has changed
+	listen bool // guarded by mu; a mapping has changed
 
 	// Owned by run.
 	conn     *conn                 // that the rest is of
@@ -71,11 +71,12 @@ type answer struct {
 }
 
 func newReader(r *Registry) *reader {
-	return &reader{r: r, wake: make(chan struct{}, 1), subs: map[string][]*subscription{}, mappings: map[string]string{},
+	wake := make(chan struct{}, 1)
+	return &reader{r: r, wake: wake, subs: backend.NewSubscriptions(wake), mappings: map[string]string{},
 		metadata: map[string]*described{}, last: map[string]*registry.Endpoints{}, skipped: map[string]struct{}{}, answers: make(chan answer, atOnce)}
 }
 
-func (r *reader) poke() { poke(r.wake) }
+func (r *reader) poke() { backend.Poke(r.wake) }
 
 // mappingsChanged is told that a mapping is not what it was.
 func (r *reader) mappingsChanged() {
@@ -101,7 +102,7 @@ func (r *reader) run(ctx context.Context) {
 		}
 		r.retry = time.Time{}
 		if err := r.pass(ctx); err != nil && ctx.Err() == nil {
-			r.again(time.Now().Add(jittered(time.Second)))
+			r.again(time.Now().Add(backend.Jittered(time.Second)))
 			if !errors.Is(err, registry.ErrAway) {
 				r.r.log.Warn("Nacos cannot be read; trying again", "err", err)
 			}
@@ -121,24 +122,14 @@ func (r *reader) again(t time.Time) {
 	}
 }
 
-// jittered is d less up to a half, so that many readers do not come in step.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
-
-func (r *reader) input() (subs map[string][]*subscription, listen bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	subs = make(map[string][]*subscription, len(r.subs))
-	for iface, list := range r.subs {
-		subs[iface] = slices.Clone(list)
-	}
-	listen, r.listen = r.listen, false
-	return subs, listen
-}
-
 // pass reads what is missing and delivers what has changed.
 func (r *reader) pass(ctx context.Context) error {
-	subs, listen := r.input()
-	maps.DeleteFunc(r.last, func(iface string, _ *registry.Endpoints) bool { return subs[iface] == nil })
+	subs := r.subs.Interfaces()
+	r.mu.Lock()
+	listen := r.listen
+	r.listen = false
+	r.mu.Unlock()
+	maps.DeleteFunc(r.last, func(iface string, _ *registry.Endpoints) bool { return !subs[iface] })
 	fresh := false
 	for iface := range subs {
 		if _, known := r.mappings[iface]; !known {
@@ -174,7 +165,7 @@ func (r *reader) pass(ctx context.Context) error {
 		r.again(next)
 	}
 	if len(subs) > 0 {
-		r.again(now.Add(jittered(r.r.o.look) + r.r.o.look/4))
+		r.again(now.Add(backend.Jittered(r.r.o.look) + r.r.o.look/4))
 	}
 
 	used := map[string]struct{}{}
@@ -195,11 +186,9 @@ func (r *reader) pass(ctx context.Context) error {
 	if err := r.describe(ctx, c, subs); err != nil {
 		return err
 	}
-	for iface, list := range subs {
+	for iface := range subs {
 		if e := r.assemble(iface); e != nil {
-			for _, s := range list {
-				s.offer(e)
-			}
+			r.subs.Offer(e)
 		}
 	}
 	return nil
@@ -227,9 +216,9 @@ func (r *reader) list(ctx context.Context, c *conn) ([]string, error) {
 
 // map_ asks which mappings are others than we know, which has the server tell of
 // further changes too, and reads those.
-func (r *reader) map_(ctx context.Context, c *conn, subs map[string][]*subscription) error {
+func (r *reader) map_(ctx context.Context, c *conn, subs map[string]bool) error {
 	q := rpc_request.NewConfigBatchListenRequest(len(subs))
-	maps.DeleteFunc(r.mappings, func(iface, _ string) bool { return subs[iface] == nil })
+	maps.DeleteFunc(r.mappings, func(iface, _ string) bool { return !subs[iface] })
 	var read []string
 	for iface := range subs {
 		content, known := r.mappings[iface]
@@ -271,7 +260,7 @@ func (r *reader) map_(ctx context.Context, c *conn, subs map[string][]*subscript
 
 // apps are the applications that the mapping names for an interface.
 func (r *reader) apps(iface string) []string {
-	apps := slices.DeleteFunc(mapped(r.mappings[iface]), func(app string) bool { return checkName(app) != nil })
+	apps := slices.DeleteFunc(backend.Mapped(r.mappings[iface]), func(app string) bool { return checkName(app) != nil })
 	slices.Sort(apps)
 	return slices.Compact(apps)
 }
@@ -296,7 +285,7 @@ func (r *reader) follow(ctx context.Context, c *conn, names map[string]struct{})
 }
 
 // describe reads the metadata of the revisions that instances name.
-func (r *reader) describe(ctx context.Context, c *conn, subs map[string][]*subscription) error {
+func (r *reader) describe(ctx context.Context, c *conn, subs map[string]bool) error {
 	now := time.Now()
 	named := map[string]struct{}{}
 	var mu sync.Mutex
@@ -350,9 +339,9 @@ func (r *reader) describe(ctx context.Context, c *conn, subs map[string][]*subsc
 // learned takes over what was read of a revision. What is not in Nacos is asked of
 // the provider, if only that has it.
 func (r *reader) learned(ctx context.Context, key string, d *described, app string, i model.Instance, content string, found bool) {
-	later := time.Now().Add(jittered(retryAfter))
+	later := time.Now().Add(backend.Jittered(retryAfter))
 	if found {
-		m, err := parseMetadata(i.Metadata[registry.KeyRevision], content)
+		m, err := backend.ParseMetadata(i.Metadata[registry.KeyRevision], []byte(content))
 		if d.err = err; err == nil {
 			d.metadata = &m
 			return
@@ -403,7 +392,7 @@ func (r *reader) answered(a answer) {
 		d.metadata = &a.metadata
 		return
 	}
-	d.retry = time.Now().Add(jittered(5 * retryAfter))
+	d.retry = time.Now().Add(backend.Jittered(5 * retryAfter))
 }
 
 // assemble composes the endpoints of an interface; nil while something is not
@@ -473,8 +462,8 @@ func (r *reader) assemble(iface string) *registry.Endpoints {
 		return strings.Compare(a.URL.String(), b.URL.String())
 	})
 	e.Providers = slices.Compact(e.Providers) // two connections may list one, while one takes over from the other
-	e.Incomplete = summary(reasons)
-	if old := r.last[iface]; old != nil && equal(*old, *e) {
+	e.Incomplete = backend.Summary(reasons)
+	if old := r.last[iface]; old != nil && backend.Equal(old, e) {
 		return old
 	}
 	r.last[iface] = e
@@ -492,15 +481,4 @@ func (r *reader) skip(name string, i model.Instance, err error) {
 	}
 	r.skipped[key] = struct{}{}
 	r.r.log.Warn("skipped an instance of Nacos that cannot be read", "service", name, "instance", address(i), "err", err)
-}
-
-// summary joins the first reasons.
-func summary(reasons []string) string {
-	const most = 5
-	slices.Sort(reasons)
-	reasons = slices.Compact(reasons)
-	if n := len(reasons) - most; n > 0 {
-		reasons = append(reasons[:most], fmt.Sprintf("and %d more", n))
-	}
-	return strings.Join(reasons, "; ")
 }

@@ -19,13 +19,7 @@ import (
 	"github.com/nacos-group/nacos-sdk-go/v2/model"
 
 	"github.com/meshferry/meshferry/registry"
-)
-
-// States of Status, beside registry.Connected.
-const (
-	connecting = "connecting"
-	gone       = "away"
-	closed     = "closed"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // Pauses between tries to connect, and of logins that were refused: many servers
@@ -80,7 +74,7 @@ func New(o Options) (*Registry, error) {
 		log:       o.Log,
 		lost:      make(chan struct{}, 1),
 		turn:      make(chan struct{}, 1),
-		status:    registry.Status{State: connecting, Since: time.Now()},
+		status:    registry.Status{State: registry.Connecting, Since: time.Now()},
 		now:       time.Now,
 		revisions: revisions{store: o.Store, log: o.Log},
 		published: map[string][]model.Instance{},
@@ -103,7 +97,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	reading, stop := context.WithCancel(ctx)
 	defer stop()
 	wg.Go(func() { r.reader.run(reading) })
-	defer r.enter(closed, nil)
+	defer r.enter(registry.Closed)
 
 	next := rand.IntN(len(r.o.Servers))
 	pause := retryFirst
@@ -125,7 +119,7 @@ func (r *Registry) Run(ctx context.Context) error {
 		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(pause/2 + rand.N(pause/2+1)):
+		case <-time.After(backend.Jittered(pause)):
 		}
 		if next%len(r.o.Servers) == 0 {
 			pause = min(2*pause, retryLast)
@@ -140,7 +134,7 @@ func (r *Registry) hold(ctx context.Context, server string) error {
 	if err != nil {
 		return err
 	}
-	secure, err := r.o.tls()
+	secure, err := r.o.TLS.Config()
 	if err != nil {
 		return err
 	}
@@ -203,7 +197,7 @@ func (r *Registry) use(ctx context.Context, c *conn, ttl time.Duration) error {
 	r.mu.Unlock()
 	r.log.Info("connected to Nacos", "server", c.server)
 	r.reader.poke()
-	poke(r.lost)
+	backend.Poke(r.lost)
 
 	if ttl <= 0 {
 		ttl = 100 * 365 * 24 * time.Hour
@@ -256,7 +250,7 @@ func (r *Registry) away(err error) {
 	text := err.Error()
 	was := r.status
 	if was.State == registry.Connected {
-		r.status = registry.Status{State: gone, Since: time.Now(), Err: text}
+		r.status = registry.Status{State: registry.Away, Since: time.Now(), Err: text}
 		r.log.Warn("Nacos is away", "err", err)
 		return
 	}
@@ -266,14 +260,11 @@ func (r *Registry) away(err error) {
 	}
 }
 
-func (r *Registry) enter(state string, err error) {
+func (r *Registry) enter(state string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.conn = nil
 	r.status = registry.Status{State: state, Since: time.Now()}
-	if err != nil {
-		r.status.Err = err.Error()
-	}
 }
 
 // Status is the state of the connection.
@@ -296,7 +287,10 @@ func (r *Registry) Lost() <-chan struct{} { return r.lost }
 
 // Subscribe delivers the providers of iface. See registry.Subscriber.
 func (r *Registry) Subscribe(ctx context.Context, iface string, ch chan<- registry.Endpoints) error {
-	return r.reader.subscribe(ctx, iface, ch)
+	if err := registry.CheckInterface(iface); err != nil {
+		return err
+	}
+	return r.reader.subs.Subscribe(ctx, iface, ch)
 }
 
 // pushed is called with what the server sends. It never blocks.
@@ -325,7 +319,7 @@ func bare(name string) string {
 // changed is told of each service whose instances are others than before.
 func (r *Registry) changed(lost bool) {
 	if lost {
-		poke(r.lost)
+		backend.Poke(r.lost)
 	}
 	r.reader.poke()
 }
@@ -370,11 +364,4 @@ func (c *conn) setConfig(ctx context.Context, namespace, group, dataID, content,
 func hash(content string) string {
 	sum := md5.Sum([]byte(content))
 	return hex.EncodeToString(sum[:])
-}
-
-func poke(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
 }

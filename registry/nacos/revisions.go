@@ -2,7 +2,6 @@ package nacos
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -14,94 +13,48 @@ import (
 	"github.com/nacos-group/nacos-sdk-go/v2/model"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
-const (
-	// keepRevisions is how long metadata that nobody names any more stays.
-	keepRevisions = 24 * time.Hour
-	// collectAfter is from a connection until it is believed that nobody names a
-	// revision: the clients of a server that was restarted come back one by one.
-	collectAfter = time.Minute
-)
-
-// Store keeps one small document over restarts of the process.
-type Store interface {
-	Load() ([]byte, error) // nothing kept: no bytes, no error
-	Save([]byte) error
-}
+// collectAfter is from a connection until it is believed that nobody names a
+// revision: the clients of a server that was restarted come back one by one.
+const collectAfter = time.Minute
 
 // revisions remembers the metadata that this agent wrote, so that it is taken out
 // some time: a Nacos client can list no configurations. Owned by who has the turn,
 // and by Run before the first connection.
 type revisions struct {
-	store Store // nil: memory only
+	store registry.Store // nil: memory only
 	log   *slog.Logger
-	since map[string]time.Time // by "application/revision": unused since; zero while in use
+	all   backend.Revisions
 }
 
 // load reads what the process before has left. What cannot be read stays in Nacos
 // for good, nothing else.
 func (v *revisions) load() {
-	v.since = map[string]time.Time{}
-	if v.store == nil {
-		return
-	}
-	b, err := v.store.Load()
-	if err == nil && len(b) > 0 {
-		err = json.Unmarshal(b, &v.since)
-	}
-	if err != nil {
+	if err := backend.Load(v.store, &v.all); err != nil {
 		v.log.Warn("what this agent wrote into Nacos earlier cannot be loaded; old metadata stays there", "err", err)
 	}
-	if v.since == nil { // the text "null"
-		v.since = map[string]time.Time{}
+	if v.all == nil {
+		v.all = backend.Revisions{}
 	}
 }
 
 func (v *revisions) save() {
-	if v.store == nil {
-		return
-	}
-	b, err := json.Marshal(v.since)
-	if err == nil {
-		err = v.store.Save(b)
-	}
-	if err != nil {
+	if err := backend.Save(v.store, v.all); err != nil {
 		v.log.Warn("what this agent writes into Nacos cannot be saved; old metadata may stay there", "err", err)
 	}
 }
 
 // use notes which are in use from now on. It is called before they are written.
 func (v *revisions) use(names []string, now time.Time) {
-	changed := false
-	for _, name := range names {
-		if since, found := v.since[name]; !found || !since.IsZero() {
-			v.since[name], changed = time.Time{}, true
-		}
-	}
-	for name, since := range v.since {
-		if since.IsZero() && !slices.Contains(names, name) {
-			v.since[name], changed = now, true
-		}
-	}
-	if changed {
+	if v.all.Use(names, now) {
 		v.save()
 	}
 }
 
-// unused lists those that we have not named since before.
-func (v *revisions) unused(before time.Time) (names []string) {
-	for name, since := range v.since {
-		if !since.IsZero() && since.Before(before) {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 func (v *revisions) drop(name string) {
-	delete(v.since, name)
+	delete(v.all, name)
 	v.save()
 }
 
@@ -112,7 +65,7 @@ func (r *Registry) collect(ctx context.Context, c *conn) error {
 	if r.now().Sub(c.began) < collectAfter {
 		return nil
 	}
-	for _, name := range r.revisions.unused(r.now().Add(-keepRevisions)) {
+	for _, name := range r.revisions.all.Unused(r.now()) {
 		app, revision, _ := strings.Cut(name, "/")
 		a := &rpc_response.QueryServiceResponse{Response: &rpc_response.Response{}}
 		if err := c.ask(ctx, rpc_request.NewServiceQueryRequest(r.namespace, app, r.o.Group, "", false, 0), a); err != nil {

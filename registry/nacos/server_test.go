@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 	"github.com/meshferry/meshferry/registry/nacos/nacostest"
 )
 
@@ -198,7 +199,7 @@ func TestMappings(t *testing.T) {
 			}
 		}
 		content, _ := s.Config(t.Context(), id, "mapping", iface)
-		return len(mapped(content)) == len(all)
+		return len(backend.Mapped(content)) == len(all)
 	})
 	reader := start(t, options(s, id, "reader"))
 	var lines []string
@@ -250,14 +251,14 @@ func TestOldRevisions(t *testing.T) {
 	a.hold(revision("r3", "192.0.2.1")) // r2 is old here, but the other host has it
 	a.stop()
 	a = start(t, o) // and a restart forgets nothing
-	later(a, keepRevisions-time.Minute)
+	later(a, backend.KeepRevisions-time.Minute)
 	a.hold(revision("r3", "192.0.2.1"))
 	for _, name := range []string{"r1", "r2", "r3"} {
 		if !has(name) {
 			t.Errorf("metadata of %s went within a day", name)
 		}
 	}
-	later(a, keepRevisions+time.Minute)
+	later(a, backend.KeepRevisions+time.Minute)
 	a.hold(revision("r3", "192.0.2.1"))
 	a.eventually("collected", func() bool { return !has("r1") })
 	for _, name := range []string{"r2", "r3"} {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // Limits of asking providers for their metadata.
@@ -47,7 +48,7 @@ func (r *reader) ask(ctx context.Context, running *sync.WaitGroup) {
 			r.mu.Lock()
 			r.answered[key] = a
 			r.mu.Unlock()
-			poke(r.wake)
+			backend.Poke(r.wake)
 		})
 	}
 }
@@ -63,5 +64,5 @@ func (n *cached) answer(a answer) {
 	if n.tries <= 6 {
 		pause = min(askLast, askFirst<<(n.tries-1))
 	}
-	n.retry = time.Now().Add(jittered(pause))
+	n.retry = time.Now().Add(backend.Jittered(pause))
 }

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // nodeKey names one thing in the cache.
@@ -167,19 +168,8 @@ func (r *reader) settle(iface string, a *assembly, uses map[nodeKey]struct{}, wh
 		delete(old, key)
 	}
 	r.release(iface, old)
-	e.Incomplete = summary(reasons)
+	e.Incomplete = backend.Summary(reasons)
 	a.endpoints, a.dirty = e, false
-}
-
-// summary joins the first reasons.
-func summary(reasons []string) string {
-	const most = 5
-	slices.Sort(reasons)
-	reasons = slices.Compact(reasons)
-	if n := len(reasons) - most; n > 0 {
-		reasons = append(reasons[:most], fmt.Sprintf("and %d more", n))
-	}
-	return strings.Join(reasons, "; ")
 }
 
 // describe is the metadata of an instance's revision: from where Java keeps it,
@@ -246,7 +236,7 @@ func (r *reader) read(ctx context.Context, missing map[nodeKey]*cached) bool {
 			mu.Lock()
 			defer mu.Unlock()
 			answers[key] = a
-			if away(a.err) {
+			if errors.Is(a.err, registry.ErrAway) {
 				return a.err
 			}
 			return nil
@@ -254,7 +244,7 @@ func (r *reader) read(ctx context.Context, missing map[nodeKey]*cached) bool {
 	}
 	err := g.Wait()
 	for key, a := range answers {
-		if n := missing[key]; !away(a.err) {
+		if n := missing[key]; !errors.Is(a.err, registry.ErrAway) {
 			r.fill(key, n, a.content, a.err)
 		}
 	}
@@ -266,7 +256,7 @@ func (r *reader) fill(key nodeKey, n *cached, c content, err error) {
 	n.fresh, n.err, n.found = true, err, c.found
 	if err != nil {
 		n.names, n.apps, n.metadata = nil, nil, nil
-		n.retry = time.Now().Add(jittered(10 * time.Second)) // not permitted, most likely
+		n.retry = time.Now().Add(backend.Jittered(10 * time.Second)) // not permitted, most likely
 		return
 	}
 	n.retry = time.Time{}
@@ -290,7 +280,7 @@ func (r *reader) fill(key nodeKey, n *cached, c content, err error) {
 			n.urls[name] = u
 		}
 	case mapping:
-		n.apps = slices.DeleteFunc(mapped(c.data), func(app string) bool { return checkName(app) != nil })
+		n.apps = slices.DeleteFunc(backend.Mapped(string(c.data)), func(app string) bool { return checkName(app) != nil })
 		slices.Sort(n.apps)
 		n.apps = slices.Compact(n.apps)
 	case names:
@@ -309,7 +299,7 @@ func (r *reader) fill(key nodeKey, n *cached, c content, err error) {
 		}
 		if key.kind == instance {
 			n.instance, n.err = parseInstance(parent[strings.LastIndexByte(parent, '/')+1:], c.data)
-		} else if m, err := parseMetadata(name, c.data); err != nil {
+		} else if m, err := backend.ParseMetadata(name, c.data); err != nil {
 			n.err = fmt.Errorf("%s: %w", key.path, err)
 		} else {
 			n.metadata = &m

@@ -11,6 +11,8 @@ import (
 
 	"github.com/go-zookeeper/zk"
 	"golang.org/x/time/rate"
+
+	"github.com/meshferry/meshferry/registry"
 )
 
 // callWithin bounds each call. The library itself waits until it gives a
@@ -269,7 +271,7 @@ func (c *client) replace(ctx context.Context, path string, data []byte, version 
 func (c *client) write(ctx context.Context, f func(*zk.Conn) error) error {
 	if c.writes != nil {
 		if err := c.writes.Wait(ctx); err != nil {
-			return fmt.Errorf("write budget: %w", err)
+			return orAway(fmt.Errorf("write budget: %w", err))
 		}
 	}
 	_, err := call(ctx, c, func(conn *zk.Conn) (struct{}, error) { return struct{}{}, f(conn) })
@@ -282,7 +284,7 @@ func call[T any](ctx context.Context, c *client, f func(*zk.Conn) (T, error)) (T
 	var none T
 	conn := c.conn.Load()
 	if conn == nil {
-		return none, zk.ErrNoServer
+		return none, registry.ErrAway
 	}
 	ctx, cancel := context.WithTimeout(ctx, callWithin)
 	defer cancel()
@@ -297,21 +299,21 @@ func call[T any](ctx context.Context, c *client, f func(*zk.Conn) (T, error)) (T
 	}()
 	select {
 	case r := <-done:
-		return r.value, r.err
+		return r.value, orAway(r.err)
 	case <-ctx.Done():
-		return none, ctx.Err()
+		return none, orAway(ctx.Err())
 	}
 }
 
-// away tells whether an error is the connection's, not the node's.
-func away(err error) bool {
+// orAway marks an error that is the connection's, not the node's.
+func orAway(err error) error {
 	for _, e := range []error{zk.ErrConnectionClosed, zk.ErrClosing, zk.ErrNoServer, zk.ErrSessionExpired, zk.ErrSessionMoved,
 		errDetached, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, e) {
-			return true
+			return fmt.Errorf("%w: %w", registry.ErrAway, err)
 		}
 	}
-	return false
+	return err
 }
 
 // debugLog is the library's log.

@@ -130,26 +130,3 @@ func FuzzInstance(f *testing.F) {
 		}
 	})
 }
-
-func FuzzMetadata(f *testing.F) {
-	f.Add([]byte(`{"app":"a","revision":"r1","services":{"x:dubbo":{"name":"x","protocol":"dubbo","params":{"k":"v"}}}}`))
-	f.Fuzz(func(t *testing.T, data []byte) {
-		m, err := parseMetadata("r1", data)
-		if err != nil {
-			return
-		}
-		b, err := marshal(m)
-		if err != nil || !same(data, b) {
-			t.Errorf("%s: then %s, %v", data, b, err)
-		}
-		registry.ProviderURLs(registry.Instance{Host: "h", Port: 1}, m, "x")
-	})
-}
-
-func TestMapped(t *testing.T) {
-	for in, want := range map[string]string{"": "", "a": "a", "a,b": "a|b", " a , b ,,": "a|b", ",": ""} {
-		if got := strings.Join(mapped([]byte(in)), "|"); got != want {
-			t.Errorf("mapped(%q) = %q, want %q", in, got, want)
-		}
-	}
-}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -101,7 +102,7 @@ func endSession(t *testing.T, addr string, store *memory) {
 		t.Fatal(err)
 	}
 	resumed := make(chan session, 2)
-	l := newLink(patience, 1, discard, func(s session) { resumed <- s })
+	l := newLink(net.DialTimeout, patience, 1, discard, func(s session) { resumed <- s })
 	l.resume(session{doc.Session, doc.Password})
 	c, _, err := zk.Connect([]string{addr}, 10*time.Second, zk.WithDialer(l.dial), zk.WithLogger(debugLog{discard}))
 	if err != nil {

@@ -3,13 +3,11 @@ package zookeeper
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"fmt"
 	"maps"
 	"strconv"
-	"strings"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 const (
@@ -48,22 +46,11 @@ func marshalInstance(i registry.Instance, hostID string) ([]byte, error) {
 	}
 	metadata[registry.MarkHost] = hostID
 	started, _ := strconv.ParseInt(metadata[registry.KeyTimestamp], 10, 64)
-	return marshal(curator{
+	return backend.Marshal(curator{
 		Name: i.Application, ID: i.ID(), Address: i.Host, Port: i.Port,
 		Payload:          payload{Class: instanceClass, ID: i.ID(), Name: i.Application, Metadata: metadata},
 		RegistrationTime: started, ServiceType: "DYNAMIC",
 	})
-}
-
-// marshal writes JSON as Java does: '<', '>' and '&' as they are.
-func marshal(v any) ([]byte, error) {
-	var b bytes.Buffer
-	e := json.NewEncoder(&b)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(v); err != nil {
-		return nil, err
-	}
-	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
 // parseInstance reads the node data of an instance of app. Whatever else
@@ -78,11 +65,8 @@ func parseInstance(app string, data []byte) (registry.Instance, error) {
 	if err := json.Unmarshal(data, &c); err != nil {
 		return registry.Instance{}, err
 	}
-	if c.Address == "" || strings.ContainsAny(c.Address, "/?&@ \t\r\n[]") {
-		return registry.Instance{}, fmt.Errorf("address %q", c.Address)
-	}
-	if c.Port < 1 || c.Port > 65535 {
-		return registry.Instance{}, fmt.Errorf("port %d", c.Port)
+	if err := backend.CheckInstance(c.Address, c.Port); err != nil {
+		return registry.Instance{}, err
 	}
 	i := registry.Instance{Application: app, Host: c.Address, Port: c.Port, Metadata: map[string]string{}}
 	for k, v := range c.Payload.Metadata {
@@ -91,27 +75,6 @@ func parseInstance(app string, data []byte) (registry.Instance, error) {
 		}
 	}
 	return i, nil
-}
-
-// parseMetadata reads a metadata node. It errs if the content names another
-// revision, for then it would be cached under the wrong one.
-func parseMetadata(revision string, data []byte) (registry.Metadata, error) {
-	m, err := decodeMetadata(data)
-	if err != nil {
-		return registry.Metadata{}, err
-	}
-	if m.Revision != revision {
-		return registry.Metadata{}, fmt.Errorf("it holds revision %q", m.Revision)
-	}
-	if m.Services == nil {
-		return registry.Metadata{}, errors.New("it has no services")
-	}
-	return m, nil
-}
-
-func decodeMetadata(data []byte) (m registry.Metadata, err error) {
-	err = json.Unmarshal(data, &m)
-	return m, err
 }
 
 // owner is the host id in a node that an agent wrote, or empty.

@@ -1,11 +1,13 @@
 package zookeeper
 
 import (
-	"encoding/json"
 	"log/slog"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // remembered sessions: a host begins a new one only after an expiry.
@@ -13,18 +15,18 @@ const maxEarlier = 32
 
 // document is what a Registry keeps in its Store.
 type document struct {
-	Session   int64                `json:"session,omitempty"`
-	Password  []byte               `json:"password,omitempty"`
-	Earlier   []int64              `json:"earlier,omitempty"`   // sessions before, oldest first
-	Nodes     []string             `json:"nodes,omitempty"`     // ephemeral nodes that those sessions may hold, sorted
-	Revisions map[string]time.Time `json:"revisions,omitempty"` // metadata that we named ("app/revision"): unused since; zero while in use
+	Session   int64             `json:"session,omitempty"`
+	Password  []byte            `json:"password,omitempty"`
+	Earlier   []int64           `json:"earlier,omitempty"` // sessions before, oldest first
+	Nodes     []string          `json:"nodes,omitempty"`   // ephemeral nodes that those sessions may hold, sorted
+	Revisions backend.Revisions `json:"revisions,omitempty"`
 }
 
 // journal is the document in memory, written through. It is recorded before a
 // node is created, so that the next process knows everything that may be there.
 type journal struct {
 	// Immutable after New.
-	store Store // nil: memory only
+	store registry.Store // nil: memory only
 	log   *slog.Logger
 
 	mu  sync.Mutex
@@ -34,15 +36,8 @@ type journal struct {
 // load returns the session to resume, if there is one. A document that cannot be
 // read costs a new session, nothing else.
 func (j *journal) load() (session, bool) {
-	if j.store == nil {
-		return session{}, false
-	}
-	b, err := j.store.Load()
 	var doc document
-	if err == nil && len(b) > 0 {
-		err = json.Unmarshal(b, &doc)
-	}
-	if err != nil {
+	if err := backend.Load(j.store, &doc); err != nil {
 		j.log.Warn("the ZooKeeper session cannot be loaded; a new one begins", "err", err)
 		return session{}, false
 	}
@@ -55,14 +50,7 @@ func (j *journal) load() (session, bool) {
 
 // save writes the document; the caller holds mu.
 func (j *journal) save() {
-	if j.store == nil {
-		return
-	}
-	b, err := json.Marshal(j.doc)
-	if err == nil {
-		err = j.store.Save(b)
-	}
-	if err != nil {
+	if err := backend.Save(j.store, j.doc); err != nil {
 		j.log.Warn("the ZooKeeper session cannot be saved; after a restart its nodes stay until it expires", "err", err)
 	}
 }
@@ -118,20 +106,10 @@ func (j *journal) hold(nodes, revisions []string, now time.Time) (rest []string)
 	if !slices.Equal(all, j.doc.Nodes) {
 		j.doc.Nodes, changed = all, true
 	}
-	for _, r := range revisions {
-		if since, found := j.doc.Revisions[r]; !found || !since.IsZero() {
-			if j.doc.Revisions == nil {
-				j.doc.Revisions = map[string]time.Time{}
-			}
-			j.doc.Revisions[r], changed = time.Time{}, true
-		}
+	if j.doc.Revisions == nil {
+		j.doc.Revisions = backend.Revisions{}
 	}
-	for r, since := range j.doc.Revisions {
-		if since.IsZero() && !slices.Contains(revisions, r) {
-			j.doc.Revisions[r], changed = now, true
-		}
-	}
-	if changed {
+	if j.doc.Revisions.Use(revisions, now) || changed {
 		j.save()
 	}
 	return rest
@@ -148,16 +126,11 @@ func (j *journal) drop(nodes []string) {
 	j.save()
 }
 
-// unused lists the revisions that we have not named since before.
-func (j *journal) unused(before time.Time) (revisions []string) {
+// unused lists the revisions that can go.
+func (j *journal) unused(now time.Time) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	for r, since := range j.doc.Revisions {
-		if !since.IsZero() && since.Before(before) {
-			revisions = append(revisions, r)
-		}
-	}
-	return revisions
+	return j.doc.Revisions.Unused(now)
 }
 
 func (j *journal) dropRevision(r string) {

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 func TestJournal(t *testing.T) {
@@ -28,14 +30,14 @@ func TestJournal(t *testing.T) {
 	if !j.recorded(1) || !j.recorded(2) || j.recorded(3) || j.recorded(0) {
 		t.Error("recorded sessions are wrong")
 	}
-	if got := j.unused(time.Unix(200, 0)); got != nil {
+	if got := j.unused(time.Unix(200, 0).Add(backend.KeepRevisions)); got != nil {
 		t.Errorf("unused %q, too early", got)
 	}
-	if got := j.unused(time.Unix(201, 0)); fmt.Sprint(got) != "[shop/r1]" {
+	if got := j.unused(time.Unix(201, 0).Add(backend.KeepRevisions)); fmt.Sprint(got) != "[shop/r1]" {
 		t.Errorf("unused %q", got)
 	}
 	j.hold(nil, []string{"shop/r1"}, time.Unix(300, 0)) // used again; now r2 is not
-	if got := j.unused(time.Unix(400, 0)); fmt.Sprint(got) != "[shop/r2]" {
+	if got := j.unused(time.Unix(400, 0).Add(backend.KeepRevisions)); fmt.Sprint(got) != "[shop/r2]" {
 		t.Errorf("unused %q", got)
 	}
 	j.dropRevision("shop/r2")

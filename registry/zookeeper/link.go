@@ -56,8 +56,8 @@ const refusedFor = 3 * time.Second
 
 var errDetached = errors.New("detached")
 
-func newLink(handshake time.Duration, servers int, log *slog.Logger, begun func(session)) *link {
-	return &link{dialer: net.DialTimeout, begun: begun, handshake: handshake, servers: servers, log: log, quit: make(chan struct{})}
+func newLink(dialer func(string, string, time.Duration) (net.Conn, error), handshake time.Duration, servers int, log *slog.Logger, begun func(session)) *link {
+	return &link{dialer: dialer, begun: begun, handshake: handshake, servers: servers, log: log, quit: make(chan struct{})}
 }
 
 // resume has the next connection go on with s.

@@ -67,7 +67,7 @@ func exchange(t *testing.T, l *link, req []byte, serve func(net.Conn, []byte)) e
 
 func TestLinkResumes(t *testing.T) {
 	var begun []session
-	l := newLink(patience, 1, discard, func(s session) { begun = append(begun, s) })
+	l := newLink(nil, patience, 1, discard, func(s session) { begun = append(begun, s) })
 	l.resume(session{ID: 42, Password: slices.Repeat([]byte{7}, passwordBytes)})
 	expect := func(want []byte, answer []byte) func(net.Conn, []byte) {
 		return func(c net.Conn, got []byte) {
@@ -98,7 +98,7 @@ func TestLinkResumes(t *testing.T) {
 }
 
 func TestLinkForgetsWhatNoServerKnows(t *testing.T) {
-	l := newLink(patience, 1, discard, func(session) {})
+	l := newLink(nil, patience, 1, discard, func(session) {})
 	closes := func(net.Conn, []byte) {}
 	for range 2 {
 		if err := exchange(t, l, request(5, 5), closes); !errors.Is(err, io.EOF) {
@@ -123,7 +123,7 @@ func TestLinkForgetsWhatNoServerKnows(t *testing.T) {
 }
 
 func TestLinkLeavesSilentServer(t *testing.T) {
-	l := newLink(20*time.Millisecond, 1, discard, func(session) {})
+	l := newLink(nil, 20*time.Millisecond, 1, discard, func(session) {})
 	stuck := make(chan struct{})
 	defer close(stuck)
 	ours, theirs := net.Pipe()
@@ -146,7 +146,7 @@ func TestLinkLeavesSilentServer(t *testing.T) {
 }
 
 func TestLinkDetached(t *testing.T) {
-	l := newLink(patience, 1, discard, func(session) {})
+	l := newLink(nil, patience, 1, discard, func(session) {})
 	ours, theirs := net.Pipe()
 	l.dialer = func(string, string, time.Duration) (net.Conn, error) { return ours, nil }
 	c, err := l.dial("tcp", "h:1", time.Second)

@@ -1,12 +1,10 @@
 package zookeeper
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
-	"net/url"
-	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,6 +12,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // Defaults of Options. The roots are Dubbo's.
@@ -23,94 +22,45 @@ const (
 	DefaultSessionTimeout = 15 * time.Second
 )
 
-// Store keeps a small document between two runs of a process: the session's id
-// and password among others, so it must be readable by its owner only. Load
-// returns nil before the first Save. Save must be atomic.
-type Store interface {
-	Load() ([]byte, error)
-	Save([]byte) error
-}
-
 // Options of a Registry.
 type Options struct {
-	Servers        []string      // host:port of each member of the ensemble
-	Root           string        // of interfaces, mapping and metadata; default "dubbo"
-	ServicesRoot   string        // of application instances; default "services"
-	User, Password string        // digest authentication; then only this user can touch our nodes
+	Servers        []string // host:port of each member of the ensemble
+	Root           string   // of interfaces, mapping and metadata; default "dubbo"
+	ServicesRoot   string   // of application instances; default "services"
+	User, Password string   // digest authentication; then only this user can touch our nodes
+	TLS            backend.TLS
 	SessionTimeout time.Duration // default 15 s; the server holds it to 2 to 20 of its ticks
 	HostID         string        // owner mark of what we write; not empty
 
-	Session  Store                 // nil: a restart begins a new session
+	Session  registry.Store        // nil: a restart begins a new session
 	Writes   *rate.Limiter         // budget of writes; nil: none
 	Metadata registry.MetadataFunc // for instances with storage-type local; nil: their providers stay unknown
 	Log      *slog.Logger          // nil: nothing is logged
 }
 
-// ParseURL reads a registry address:
-//
-//	zookeeper://[user:password@]host[:2181][,host[:2181]…][/root][?key=value&…]
-//
-// User and password are percent-decoded. Keys: root, servicesRoot,
-// sessionTimeout ("15s"), backup (more servers, as in Dubbo's addresses) and
-// group, which as in Dubbo is both roots unless they are given. Errors never
-// contain the password.
+// form is that of addresses.
+var form = backend.Form{Name: "ZooKeeper", Scheme: "zookeeper", Port: 2181, Most: 65535, Params: []string{"root", "servicesRoot", "group", "sessionTimeout", "tls"}}
+
+// ParseURL reads a registry address, see backend.Address. The path is the root.
+// Parameters: root, servicesRoot, sessionTimeout ("15s"), tls ("true", or the path of
+// a file with the authorities to trust) and group, which as in Dubbo is both roots
+// unless they are given. Errors never contain the password.
 func ParseURL(s string) (Options, error) {
-	bad := func(format string, args ...any) (Options, error) {
-		return Options{}, fmt.Errorf("bad ZooKeeper address: "+format, args...)
-	}
-	rest, ok := strings.CutPrefix(s, "zookeeper://")
-	if !ok {
-		return bad("it does not begin with zookeeper://")
-	}
-	rest, query, _ := strings.Cut(rest, "?")
-	authority, root, _ := strings.Cut(rest, "/")
-	o := Options{Root: root}
-	if i := strings.LastIndexByte(authority, '@'); i >= 0 {
-		user, password, found := strings.Cut(authority[:i], ":")
-		authority = authority[i+1:]
-		var err, err2 error
-		o.User, err = url.PathUnescape(user)
-		o.Password, err2 = url.PathUnescape(password)
-		if err != nil || err2 != nil || !found || user == "" {
-			return bad("want user:password, percent-encoded, before the '@'")
-		}
-	}
-	params, err := url.ParseQuery(query)
+	a, err := form.Parse(s)
 	if err != nil {
-		return bad("parameters: %v", err)
+		return Options{}, err
 	}
-	servers := strings.Split(authority, ",")
-	for key, values := range params {
-		switch value := values[0]; key {
-		case "root":
-			o.Root = value
-		case "servicesRoot":
-			o.ServicesRoot = value
-		case "group": // after the others
-		case "backup":
-			servers = append(servers, strings.Split(value, ",")...)
-		case "sessionTimeout":
-			if o.SessionTimeout, err = time.ParseDuration(value); err != nil {
-				return bad("sessionTimeout: %v", err)
-			}
-		default:
-			return bad("unknown parameter %q; known are root, servicesRoot, group, backup, sessionTimeout", key)
-		}
+	bad := func(err error) (Options, error) { return Options{}, fmt.Errorf("bad ZooKeeper address: %w", err) }
+	group := a.Params["group"]
+	o := Options{Servers: a.Servers, User: a.User, Password: a.Password,
+		Root: cmp.Or(a.Params["root"], a.Path, group), ServicesRoot: cmp.Or(a.Params["servicesRoot"], group)}
+	if o.TLS, err = backend.ParseTLS(a.Params["tls"]); err != nil {
+		return bad(err)
 	}
-	if group := params.Get("group"); group != "" {
-		if o.Root == "" {
-			o.Root = group
+	if timeout := a.Params["sessionTimeout"]; timeout != "" {
+		if o.SessionTimeout, err = time.ParseDuration(timeout); err != nil {
+			return bad(fmt.Errorf("sessionTimeout: %w", err))
 		}
-		if o.ServicesRoot == "" {
-			o.ServicesRoot = group
-		}
-	}
-	for _, server := range servers {
-		server, err := withPort(server)
-		if err != nil {
-			return bad("%v", err)
-		}
-		o.Servers = append(o.Servers, server)
 	}
 	return o.complete()
 }
@@ -142,20 +92,6 @@ func (o Options) complete() (Options, error) {
 		return Options{}, errors.New("no ZooKeeper servers")
 	}
 	return o, nil
-}
-
-func withPort(server string) (string, error) {
-	host, port, err := net.SplitHostPort(server)
-	if err != nil {
-		host, port = strings.Trim(server, "[]"), "2181"
-		if strings.Contains(host, ":") && !strings.HasPrefix(server, "[") {
-			return "", fmt.Errorf("server %q: want host:port", server)
-		}
-	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || host == "" || strings.ContainsAny(host, "[]@/ ") {
-		return "", fmt.Errorf("server %q: want host:port", server)
-	}
-	return net.JoinHostPort(host, port), nil
 }
 
 // checkName errs for what cannot be one part of a path. Source:

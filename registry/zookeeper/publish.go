@@ -5,20 +5,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"reflect"
 	"slices"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/go-zookeeper/zk"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
-
-// keepRevisions is how long metadata that nobody names any more stays.
-const keepRevisions = 24 * time.Hour
 
 // node is an ephemeral node that we want to own.
 type node struct {
@@ -41,125 +36,79 @@ type plan struct {
 	leaves       []node
 }
 
-// outcome collects the report while items are worked on.
-type outcome struct {
-	mu     sync.Mutex
-	report registry.Report // guarded by mu
-	away   error           // guarded by mu; a failure of the connection
-	errs   []error         // guarded by mu; of what the report has no item for
-	drop   []string        // guarded by mu; nodes that are no longer ours
-}
-
-func (o *outcome) set(key string, item registry.Item, err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if err != nil {
-		item = registry.Item{State: registry.Pending, Err: err.Error()}
-		if away(err) {
-			o.away = err
-		}
-	}
-	o.report[key] = item
-}
-
-func (o *outcome) fail(err error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if away(err) {
-		o.away = err
-	} else {
-		o.errs = append(o.errs, err)
-	}
-}
-
 // Apply makes ZooKeeper hold d. Everything of d is read, so that what somebody
 // deleted or changed comes back; only what differs is written. Order: metadata,
 // mapping, instance, leaf; what goes is removed after that, leaves first. See
 // registry.Publisher.
 func (r *Registry) Apply(ctx context.Context, d registry.Desired) (registry.Report, error) {
-	out := &outcome{report: registry.Report{}}
+	out := backend.NewOutcome()
 	p := r.plan(d, out)
 	select {
 	case r.turn <- struct{}{}:
 		defer func() { <-r.turn }()
 	case <-ctx.Done():
-		return out.pending(p, ctx.Err()), fmt.Errorf("apply: %w", ctx.Err())
+		return out.Nothing(ctx.Err(), p.keys())
 	}
 	session, ok := r.usable()
 	if !ok {
-		return out.pending(p, registry.ErrAway), fmt.Errorf("apply: %w", registry.ErrAway)
+		return out.Nothing(registry.ErrAway, p.keys())
 	}
 	rest := r.journal.hold(p.paths(), p.revisions(), r.now())
 
-	each(p.applications, func(a application) {
+	tell := func(key string, item registry.Item, err error) {
+		if err != nil {
+			out.Fail(err, key)
+			return
+		}
+		out.Set(item, key)
+	}
+	backend.Each(atOnce, p.applications, func(a application) {
 		item, err := r.publish(ctx, a, session)
-		out.set(a.node.key, item, err)
+		tell(a.node.key, item, err)
 	})
-	each(p.leaves, func(n node) {
+	backend.Each(atOnce, p.leaves, func(n node) {
 		item, err := r.own(ctx, n, session)
-		out.set(n.key, item, err)
+		tell(n.key, item, err)
 	})
+	var mu sync.Mutex // of gone
+	var gone []string
 	leavesFirst := func(leaf bool) {
-		each(rest, func(path string) {
+		backend.Each(atOnce, rest, func(path string) {
 			if isLeaf(path) != leaf {
 				return
 			}
 			if err := r.withdraw(ctx, path, session); err != nil {
-				out.fail(fmt.Errorf("withdraw %s: %w", path, err))
+				out.Fail(fmt.Errorf("withdraw %s: %w", path, err))
 				return
 			}
-			out.mu.Lock()
-			defer out.mu.Unlock()
-			out.drop = append(out.drop, path)
+			mu.Lock()
+			defer mu.Unlock()
+			gone = append(gone, path)
 		})
 	}
 	leavesFirst(true)
 	leavesFirst(false)
-	r.journal.drop(out.drop)
-	if out.away == nil {
+	r.journal.drop(gone)
+	if out.OK() {
 		if err := r.collect(ctx); err != nil {
-			out.fail(err)
+			out.Fail(err)
 		}
 	}
 
 	if now, ok := r.usable(); !ok || now != session {
 		// What was written in the old session went with it.
-		return out.pending(p, registry.ErrAway), fmt.Errorf("apply: the session changed meanwhile: %w", registry.ErrAway)
+		return out.Nothing(fmt.Errorf("the session changed meanwhile: %w", registry.ErrAway), p.keys())
 	}
-	if out.away != nil {
-		return out.report, fmt.Errorf("apply: %w: %w", registry.ErrAway, out.away)
-	}
-	return out.report, errors.Join(out.errs...)
-}
-
-// each works on items concurrently and returns when all are done.
-func each[T any](items []T, f func(T)) {
-	var g errgroup.Group
-	g.SetLimit(atOnce)
-	for _, item := range items {
-		g.Go(func() error {
-			f(item)
-			return nil
-		})
-	}
-	_ = g.Wait() // they return no error
-}
-
-// pending is the report when nothing can be said of any item.
-func (o *outcome) pending(p plan, err error) registry.Report {
-	for _, n := range p.nodes() {
-		o.set(n.key, registry.Item{State: registry.Pending, Err: err.Error()}, nil)
-	}
-	return o.report
+	return out.Report()
 }
 
 // plan translates d. What cannot be written goes into the report at once.
-func (r *Registry) plan(d registry.Desired, out *outcome) plan {
+func (r *Registry) plan(d registry.Desired, out *backend.Outcome) plan {
 	var p plan
 	for _, a := range d.Applications {
 		application, err := r.application(a)
 		if err != nil {
-			out.set(a.ID(), registry.Item{}, err)
+			out.Fail(err, a.ID())
 			continue
 		}
 		p.applications = append(p.applications, application)
@@ -169,7 +118,7 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 		for _, u := range urls {
 			text, iface := u.String(), u.Service().Interface
 			if err := registry.CheckInterface(iface); err != nil {
-				out.set(text, registry.Item{}, err)
+				out.Fail(err, text)
 				continue
 			}
 			p.leaves = append(p.leaves, node{key: text, path: r.paths.leaf(iface, category, text), data: mark})
@@ -182,25 +131,15 @@ func (r *Registry) plan(d registry.Desired, out *outcome) plan {
 
 func (r *Registry) application(a registry.Application) (application, error) {
 	i, m := a.Instance, a.Metadata
-	names := append(m.Interfaces(), i.Application, m.Revision, i.ID())
-	for _, name := range names {
+	for _, name := range append(m.Interfaces(), i.ID()) {
 		if err := checkName(name); err != nil {
 			return application{}, err
 		}
 	}
-	for _, iface := range m.Interfaces() {
-		if err := registry.CheckInterface(iface); err != nil {
-			return application{}, err
-		}
+	if err := backend.CheckApplication(a, checkName); err != nil {
+		return application{}, err
 	}
-	if strings.ContainsAny(i.Application, ", ") {
-		return application{}, fmt.Errorf("application %q cannot stand in a list", i.Application)
-	}
-	if m.Application != i.Application || i.Metadata[registry.KeyRevision] != m.Revision {
-		return application{}, fmt.Errorf("instance of %s at revision %q, but metadata of %s at revision %q",
-			i.Application, i.Metadata[registry.KeyRevision], m.Application, m.Revision)
-	}
-	content, err := marshal(m)
+	content, err := backend.Marshal(m)
 	if err != nil {
 		return application{}, err
 	}
@@ -218,6 +157,13 @@ func (p plan) nodes() []node {
 		nodes = append(nodes, a.node)
 	}
 	return nodes
+}
+
+func (p plan) keys() (keys []string) {
+	for _, n := range p.nodes() {
+		keys = append(keys, n.key)
+	}
+	return keys
 }
 
 func (p plan) paths() (paths []string) {
@@ -250,8 +196,7 @@ func (r *Registry) publish(ctx context.Context, a application, session int64) (r
 	return r.own(ctx, a.node, session)
 }
 
-// describe writes the metadata of a revision, unless it is there: equal hosts
-// share it. Different text with the same meaning is left alone.
+// describe writes the metadata of a revision, unless it is there.
 func (r *Registry) describe(ctx context.Context, path string, a application) error {
 	for range attempts {
 		n, err := r.client.peek(ctx, path)
@@ -260,7 +205,7 @@ func (r *Registry) describe(ctx context.Context, path string, a application) err
 			return err
 		case !n.found:
 			err = r.client.create(ctx, path, a.content, 0)
-		case same(n.data, a.content):
+		case backend.SameMetadata(n.data, a.content):
 			return nil
 		default:
 			err = r.client.set(ctx, path, a.content, n.stat.Version)
@@ -275,15 +220,6 @@ func (r *Registry) describe(ctx context.Context, path string, a application) err
 	return errRaced
 }
 
-func same(a, b []byte) bool {
-	if bytes.Equal(a, b) {
-		return true
-	}
-	m, err := decodeMetadata(a)
-	n, err2 := decodeMetadata(b)
-	return err == nil && err2 == nil && reflect.DeepEqual(m, n)
-}
-
 // mapTo adds an application to an interface's list, by compare and set. Nothing
 // is ever taken out: the entry may be another host's as well. Source:
 // org.apache.dubbo.metadata.MetadataServiceNameMapping.
@@ -294,7 +230,7 @@ func (r *Registry) mapTo(ctx context.Context, iface, app string) error {
 		if err != nil {
 			return err
 		}
-		apps := mapped(n.data)
+		apps := backend.Mapped(string(n.data))
 		switch {
 		case slices.Contains(apps, app):
 			return nil
@@ -311,16 +247,6 @@ func (r *Registry) mapTo(ctx context.Context, iface, app string) error {
 		}
 	}
 	return errRaced
-}
-
-// mapped reads a mapping node.
-func mapped(data []byte) (apps []string) {
-	for app := range strings.SplitSeq(string(data), ",") {
-		if app = strings.TrimSpace(app); app != "" {
-			apps = append(apps, app)
-		}
-	}
-	return apps
 }
 
 // attempts bounds how often a write that lost a race is tried at once.
@@ -375,7 +301,7 @@ func (r *Registry) tell(path string, on bool) {
 	}
 	r.mu.Unlock()
 	if on && !r.client.watching(path) {
-		poke(r.lost)
+		backend.Poke(r.lost)
 	}
 }
 
@@ -422,7 +348,7 @@ func (r *Registry) withdraw(ctx context.Context, path string, session int64) err
 
 // collect removes metadata that we named long ago and no instance names now.
 func (r *Registry) collect(ctx context.Context) error {
-	for _, unused := range r.journal.unused(r.now().Add(-keepRevisions)) {
+	for _, unused := range r.journal.unused(r.now()) {
 		app, revision, _ := strings.Cut(unused, "/")
 		named, err := r.named(ctx, app, revision)
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 	"github.com/meshferry/meshferry/registry/zookeeper/zktest"
 )
 
@@ -382,7 +383,7 @@ func TestMappingRace(t *testing.T) {
 	wg.Wait()
 	for n := range ifaces {
 		data, _, err := s.Conn(t).Get(fmt.Sprintf("/%s/mapping/org.example.S%d", o.Root, n))
-		apps := mapped(data)
+		apps := backend.Mapped(string(data))
 		slices.Sort(apps)
 		if err != nil || fmt.Sprint(apps) != "[app0 app1 app2 app3 app4 app5 app6 app7]" {
 			t.Errorf("%q, %v", data, err)
@@ -505,7 +506,7 @@ func TestEnd(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	a.stop() // Run has returned by itself
-	if got := a.Status().State; got != closed {
+	if got := a.Status().State; got != registry.Closed {
 		t.Errorf("state %s", got)
 	}
 	if err := a.End(t.Context()); err == nil {

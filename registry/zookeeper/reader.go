@@ -3,12 +3,11 @@ package zookeeper
 import (
 	"context"
 	"log/slog"
-	"math/rand/v2"
-	"slices"
 	"sync"
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // reader keeps what subscribed interfaces need of the tree. It is a cache of
@@ -22,13 +21,13 @@ type reader struct {
 	metadata registry.MetadataFunc
 	log      *slog.Logger
 	wake     chan struct{} // capacity 1
+	subs     *backend.Subscriptions
 
 	mu       sync.Mutex
-	subs     map[string][]*subscription // guarded by mu; by interface
-	stale    map[string]struct{}        // guarded by mu; paths whose watch has fired
-	all      bool                       // guarded by mu; everything is stale
-	online   bool                       // guarded by mu
-	answered map[nodeKey]answer         // guarded by mu; of MetadataService
+	stale    map[string]struct{} // guarded by mu; paths whose watch has fired
+	all      bool                // guarded by mu; everything is stale
+	online   bool                // guarded by mu
+	answered map[nodeKey]answer  // guarded by mu; of MetadataService
 
 	// Owned by run.
 	cache  map[nodeKey]*cached
@@ -38,8 +37,9 @@ type reader struct {
 }
 
 func newReader(c *client, p paths, metadata registry.MetadataFunc, log *slog.Logger) *reader {
-	return &reader{client: c, paths: p, metadata: metadata, log: log, wake: make(chan struct{}, 1),
-		subs: map[string][]*subscription{}, stale: map[string]struct{}{}, answered: map[nodeKey]answer{},
+	wake := make(chan struct{}, 1)
+	return &reader{client: c, paths: p, metadata: metadata, log: log, wake: wake, subs: backend.NewSubscriptions(wake),
+		stale: map[string]struct{}{}, answered: map[nodeKey]answer{},
 		cache: map[nodeKey]*cached{}, ifaces: map[string]*assembly{}}
 }
 
@@ -48,7 +48,7 @@ func (r *reader) changed(path string) {
 	r.mu.Lock()
 	r.stale[path] = struct{}{}
 	r.mu.Unlock()
-	poke(r.wake)
+	backend.Poke(r.wake)
 }
 
 // connected is told of each session that can be used, and of its loss. After a
@@ -60,7 +60,7 @@ func (r *reader) connected(yes bool) {
 	r.all = r.all || yes
 	r.mu.Unlock()
 	if yes {
-		poke(r.wake)
+		backend.Poke(r.wake)
 	}
 }
 
@@ -94,14 +94,11 @@ func (r *reader) again(t time.Time) {
 	}
 }
 
-// jittered is d less up to a half, so that many readers do not come in step.
-func jittered(d time.Duration) time.Duration { return d/2 + rand.N(d/2+1) }
-
 // pass brings every dirty interface up to date and delivers it.
 func (r *reader) pass(ctx context.Context, asks *sync.WaitGroup) {
 	subs, online := r.collectInput()
 	for iface := range r.ifaces {
-		if len(subs[iface]) == 0 {
+		if !subs[iface] {
 			r.forget(iface)
 		}
 	}
@@ -125,22 +122,20 @@ func (r *reader) pass(ctx context.Context, asks *sync.WaitGroup) {
 			break
 		}
 		if !r.read(ctx, missing) {
-			r.again(time.Now().Add(jittered(time.Second)))
+			r.again(time.Now().Add(backend.Jittered(time.Second)))
 			break // what is still dirty is not delivered
 		}
 	}
 	r.ask(ctx, asks)
-	for iface, list := range subs {
+	for iface := range subs {
 		if a := r.ifaces[iface]; !a.dirty {
-			for _, s := range list {
-				s.offer(a.endpoints)
-			}
+			r.subs.Offer(a.endpoints)
 		}
 	}
 }
 
 // collectInput takes over what others have told since the last pass.
-func (r *reader) collectInput() (subs map[string][]*subscription, online bool) {
+func (r *reader) collectInput() (subs map[string]bool, online bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for path := range r.stale {
@@ -167,11 +162,7 @@ func (r *reader) collectInput() (subs map[string][]*subscription, online bool) {
 		}
 	}
 	clear(r.answered)
-	subs = make(map[string][]*subscription, len(r.subs))
-	for iface, list := range r.subs {
-		subs[iface] = slices.Clone(list)
-	}
-	return subs, r.online
+	return r.subs.Interfaces(), r.online
 }
 
 // outdate has a node read again, and every interface that used it assembled.

@@ -12,13 +12,7 @@ import (
 	"github.com/go-zookeeper/zk"
 
 	"github.com/meshferry/meshferry/registry"
-)
-
-// States of Status, beside registry.Connected.
-const (
-	connecting = "connecting"
-	gone       = "away"
-	closed     = "closed"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 // maxPacket bounds one answer of the server: about 60 000 providers of one
@@ -80,10 +74,10 @@ func New(o Options) (*Registry, error) {
 		ending:  make(chan chan<- error),
 		done:    make(chan struct{}),
 		now:     time.Now,
-		status:  registry.Status{State: connecting, Since: time.Now()},
+		status:  registry.Status{State: registry.Connecting, Since: time.Now()},
 		mine:    map[string]struct{}{},
 	}
-	r.link = newLink(o.SessionTimeout/3, len(o.Servers), o.Log, r.journal.begin)
+	r.link = newLink(o.TLS.Dial, o.SessionTimeout/3, len(o.Servers), o.Log, r.journal.begin)
 	r.reader = newReader(r.client, r.paths, o.Metadata, o.Log)
 	return r, nil
 }
@@ -109,7 +103,7 @@ func (r *Registry) Run(ctx context.Context) error {
 	wg.Go(func() { r.reader.run(reading) })
 	defer func() {
 		stop()
-		r.enter(closed, nil)
+		r.enter(registry.Closed, nil)
 		conn.Close()
 		r.link.drop()
 		for range events { // the library closes it when its goroutines have ended
@@ -153,7 +147,7 @@ func (r *Registry) authenticate(ctx context.Context) error {
 
 // later looks at the session again after a pause.
 func (r *Registry) later() {
-	time.AfterFunc(time.Second, func() { poke(r.wake) })
+	time.AfterFunc(time.Second, func() { backend.Poke(r.wake) })
 }
 
 // End ends the session and with it every node of ours, and makes Run return. It
@@ -180,7 +174,7 @@ func (r *Registry) end(conn *zk.Conn) error {
 		r.link.detach() // what cannot be ended can still be resumed
 		return fmt.Errorf("end the ZooKeeper session: %w", registry.ErrAway)
 	}
-	r.enter(closed, nil)
+	r.enter(registry.Closed, nil)
 	conn.Close()
 	r.journal.end()
 	return nil
@@ -196,7 +190,7 @@ func (r *Registry) event(e zk.Event) {
 		delete(r.mine, e.Path) // Apply puts it back
 		r.mu.Unlock()
 		if own {
-			poke(r.lost)
+			backend.Poke(r.lost)
 		}
 		return
 	}
@@ -221,16 +215,16 @@ func (r *Registry) observe(alive bool) {
 	r.events++
 	was := r.status.State
 	r.mu.Unlock()
-	if was == closed {
+	if was == registry.Closed {
 		return
 	}
 	if alive {
-		poke(r.wake)
+		backend.Poke(r.wake)
 		return
 	}
 	r.reader.connected(false)
 	if was == registry.Connected {
-		r.enter(gone, errors.New("the connection was lost"))
+		r.enter(registry.Away, errors.New("the connection was lost"))
 	}
 }
 
@@ -253,7 +247,7 @@ func (r *Registry) connected(seen uint64, id int64) {
 	r.mu.Unlock()
 	r.log.Info("connected to ZooKeeper", "session", sessionName(id))
 	r.reader.connected(true)
-	poke(r.lost)
+	backend.Poke(r.lost)
 }
 
 func (r *Registry) enter(state string, err error) {
@@ -263,7 +257,7 @@ func (r *Registry) enter(state string, err error) {
 		r.status.State, r.status.Since, r.status.Err = state, time.Now(), text(err)
 	}
 	r.mu.Unlock()
-	if changed && state == gone {
+	if changed && state == registry.Away {
 		r.log.Warn("ZooKeeper is away", "err", err)
 	}
 }
@@ -272,7 +266,7 @@ func (r *Registry) enter(state string, err error) {
 // since the start; later it is said by enter.
 func (r *Registry) note(err error) {
 	r.mu.Lock()
-	first := r.status.State == connecting && r.status.Err == ""
+	first := r.status.State == registry.Connecting && r.status.Err == ""
 	r.status.Err = err.Error()
 	r.mu.Unlock()
 	if first {
@@ -303,7 +297,7 @@ func (r *Registry) Subscribe(ctx context.Context, iface string, ch chan<- regist
 	if err := registry.CheckInterface(iface); err != nil {
 		return err
 	}
-	return r.reader.subscribe(ctx, iface, ch)
+	return r.reader.subs.Subscribe(ctx, iface, ch)
 }
 
 // List names the interfaces. See registry.Lister.
@@ -318,11 +312,4 @@ func text(err error) string {
 		return ""
 	}
 	return err.Error()
-}
-
-func poke(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
 }

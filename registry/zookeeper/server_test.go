@@ -77,7 +77,7 @@ func TestServerKilled(t *testing.T) {
 	x := newTrouble(t, zktest.Start(t), 10*time.Second)
 	first := owned(t, x.s, x.o)
 	x.s.Kill()
-	x.await("away", func() bool { return x.Status().State == gone })
+	x.await("away", func() bool { return x.Status().State == registry.Away })
 	report, err := x.Apply(t.Context(), x.d)
 	if !errors.Is(err, registry.ErrAway) || report[x.d.Providers[0].String()].State != registry.Pending {
 		t.Errorf("Apply: %v, %v", report, err)
@@ -120,7 +120,7 @@ func TestServerFrozen(t *testing.T) {
 	for range 10 {
 		drain(x.Lost())
 		x.s.Pause()
-		x.await("away", func() bool { return x.Status().State == gone })
+		x.await("away", func() bool { return x.Status().State == registry.Away })
 		time.Sleep(session + session/2) // the server judges by its own clock: there is no event to wait for
 		x.s.Continue()
 		x.await("connected", func() bool { return x.Status().State == registry.Connected })
@@ -174,7 +174,7 @@ func TestNoServer(t *testing.T) {
 	go func() { ended <- r.Run(ctx) }()
 	a := running{Registry: r, t: t}
 	a.await("told why", func() bool { return r.Status().Err != "" })
-	if got := r.Status().State; got != connecting {
+	if got := r.Status().State; got != registry.Connecting {
 		t.Errorf("state %s", got)
 	}
 	if _, err := r.Apply(ctx, desired("192.0.2.1", "r1")); !errors.Is(err, registry.ErrAway) {

@@ -57,7 +57,7 @@ func TestPeer(t *testing.T) {
 	if _, err := p.Call(t.Context(), Call{Method: "nothing"}); err == nil || !strings.Contains(err.Error(), "no method nothing") {
 		t.Errorf("%v", err)
 	}
-	if err := p.Stop(t.Context()); err != nil {
+	if err := p.Stop(); err != nil {
 		t.Error(err)
 	}
 	if _, err := p.Call(t.Context(), Call{}); err == nil || !strings.Contains(err.Error(), "ended") {

@@ -10,13 +10,12 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/meshferry/meshferry/internal/install"
+	"github.com/meshferry/meshferry/internal/process"
 )
 
 // readyWithin bounds the start of a JVM on a busy machine; callWithin the wait
@@ -104,9 +103,8 @@ type Stats struct {
 // Peer is a running process. Its methods may be called from any goroutine.
 type Peer struct {
 	// immutable after Run
-	cmd  *exec.Cmd
-	log  string
-	gone chan struct{} // closed when it has ended
+	*process.Process
+	log string
 
 	mu      sync.Mutex
 	in      io.Writer              // guarded by mu
@@ -155,7 +153,7 @@ func Run(ctx context.Context, o Options) (*Peer, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Peer{log: filepath.Join(o.Dir, "java.log"), gone: make(chan struct{}), waiting: map[int]chan<- message{}}
+	p := &Peer{log: filepath.Join(o.Dir, "java.log"), waiting: map[int]chan<- message{}}
 	ready := make(chan message, 1)
 	p.waiting[0] = ready
 	if err := p.launch(o, classPath); err != nil {
@@ -206,31 +204,23 @@ func (p *Peer) launch(o Options, classPath string) error {
 		return err
 	}
 	defer log.Close() // the process has its own
-	p.cmd = exec.Command("java", args...)
-	p.cmd.Dir, p.cmd.Stderr = o.Dir, log
-	p.cmd.Env = append(os.Environ(), o.Env...)
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	if p.in, err = p.cmd.StdinPipe(); err != nil {
+	cmd := exec.Command("java", args...)
+	cmd.Dir, cmd.Stderr = o.Dir, log
+	cmd.Env = append(os.Environ(), o.Env...)
+	if p.in, err = cmd.StdinPipe(); err != nil {
 		return err
 	}
-	out, err := p.cmd.StdoutPipe()
-	if err != nil {
+	out, in := io.Pipe()
+	cmd.Stdout = in
+	if p.Process, err = process.Start(cmd); err != nil {
 		return err
 	}
-	started := make(chan error)
 	go func() {
-		defer close(p.gone)
-		// Linux sends Pdeathsig when the thread that forked ends, so this one stays.
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			p.read(out)
-			_ = p.cmd.Wait() // how it ended is of no interest: Kill ends it by a signal
-		}
+		<-p.Gone()
+		in.Close()
 	}()
-	return <-started
+	go p.read(out)
+	return nil
 }
 
 // read hands lines to those who wait for them, until there are no more.
@@ -355,25 +345,10 @@ func (p *Peer) Log() string {
 	return string(text)
 }
 
-// PID is its process id.
-func (p *Peer) PID() int { return p.cmd.Process.Pid }
-
-// Kill ends it as a crash does, and returns when it is gone.
-func (p *Peer) Kill() {
-	_ = p.cmd.Process.Kill() // fails only when it is gone
-	<-p.gone
-}
-
 // Stop lets Dubbo unregister, drain and end. It says when that takes too long.
-func (p *Peer) Stop(ctx context.Context) error {
-	_ = p.cmd.Process.Signal(syscall.SIGTERM) // fails only when it is gone
-	ctx, cancel := context.WithTimeout(ctx, callWithin)
-	defer cancel()
-	select {
-	case <-p.gone:
-		return nil
-	case <-ctx.Done():
-		p.Kill()
-		return fmt.Errorf("stop Java: %w", ctx.Err())
+func (p *Peer) Stop() error {
+	if !p.Process.Stop(callWithin) {
+		return fmt.Errorf("Java did not stop within %v", callWithin)
 	}
+	return nil
 }

@@ -9,6 +9,8 @@ import (
 	"testing"
 
 	"golang.org/x/sync/errgroup"
+
+	"github.com/meshferry/meshferry/internal/process"
 )
 
 // Ensemble is three servers that replicate each other.
@@ -30,8 +32,8 @@ func Start3(t testing.TB, opts ...Option) Ensemble {
 	conf := "initLimit=10\nsyncLimit=5\n"
 	for i := range e.Servers {
 		s, err := newServer(t.TempDir(), lib, opts)
-		peer, err2 := freePort()
-		election, err3 := freePort()
+		peer, err2 := process.FreePort("127.0.0.1")
+		election, err3 := process.FreePort("127.0.0.1")
 		if err != nil || err2 != nil || err3 != nil {
 			t.Fatal(err, err2, err3)
 		}
@@ -49,7 +51,7 @@ func Start3(t testing.TB, opts ...Option) Ensemble {
 	var g errgroup.Group
 	for _, s := range e.Servers {
 		s.conf = conf
-		g.Go(func() error { return s.start(t.Context()) })
+		g.Go(func() error { return s.Start(t.Context()) })
 	}
 	if err := g.Wait(); err != nil {
 		t.Fatal(err)
