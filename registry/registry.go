@@ -66,7 +66,8 @@ type Publisher interface {
 	// (ErrAway when it cannot be reached).
 	Apply(ctx context.Context, d Desired) (Report, error)
 	// Lost has capacity 1 and gets a value when something of ours may have
-	// disappeared or a new session began: call Apply again.
+	// disappeared, a new session began, or the registry has gone away: call Apply
+	// again, which tells how it stands now.
 	Lost() <-chan struct{}
 }
 

@@ -152,7 +152,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		flag(connected, s.State == registry.Connected, r.Name)
 		gauge(stateAge, time.Since(s.Since).Seconds(), r.Name, s.State)
 		state := r.State.Load()
-		flag(inSync, state.InSync, r.Name)
+		flag(inSync, state.InSync && s.State == registry.Connected, r.Name)
 		if !state.LastCompare.IsZero() {
 			gauge(compared, time.Since(state.LastCompare).Seconds(), r.Name)
 		}

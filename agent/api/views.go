@@ -112,7 +112,8 @@ func (r Registry) describe(now time.Time) RegistryStatus {
 		Session: connection.Session, Error: connection.Err,
 	}
 	st := r.State.Load()
-	d.InSync, d.Error = st.InSync, cmp.Or(d.Error, st.Err)
+	// What the last comparison found is not known to hold while nobody can look.
+	d.InSync, d.Error = st.InSync && connection.State == registry.Connected, cmp.Or(d.Error, st.Err)
 	if !st.LastCompare.IsZero() {
 		d.Compared = age(now, st.LastCompare)
 	}

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+
+	"github.com/meshferry/meshferry/registry"
 )
 
 func newEndpoints() *cobra.Command {
@@ -78,7 +80,11 @@ func (list registryStates) String() string {
 	var all []string
 	for _, r := range list {
 		text := r.Name + " " + r.State
-		if r.State != "connected" {
+		switch r.State {
+		case registry.Connected:
+		case registry.Connecting:
+			text += " for " + r.Age + ", so it has said nothing yet"
+		default:
 			text += " for " + r.Age + ", so this is what it said before"
 		}
 		all = append(all, text)

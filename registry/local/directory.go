@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
 )
 
 const (
@@ -105,15 +106,16 @@ func (r *Registry) connected() {
 	r.status = registry.Status{State: registry.Connected, Since: time.Now(), Session: r.name}
 	r.mu.Unlock()
 	r.log.Info("local registry connected", "dir", r.dir)
-	r.tellLost()
+	backend.Poke(r.lost)
 }
 
 func (r *Registry) away(err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.status.State != "away" {
+	if r.status.State != registry.Away {
 		r.log.Warn("local registry away", "dir", r.dir, "err", err)
-		r.status = registry.Status{State: "away", Since: time.Now()}
+		r.status = registry.Status{State: registry.Away, Since: time.Now()}
+		backend.Poke(r.lost)
 	}
 	r.status.Err = err.Error()
 }
@@ -122,7 +124,7 @@ func (r *Registry) away(err error) {
 func (r *Registry) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.status = registry.Status{State: "closed", Since: time.Now()}
+	r.status = registry.Status{State: registry.Closed, Since: time.Now()}
 	r.withdraw()
 	for _, f := range r.foreign {
 		f.file.Close()
@@ -205,7 +207,7 @@ func (r *Registry) scanLocked() error {
 		r.own.file.Close()
 		r.own = nil
 		changed = true
-		r.tellLost()
+		backend.Poke(r.lost)
 	}
 	if changed {
 		r.publishView()

@@ -86,7 +86,7 @@ func New(o Options) (*Registry, error) {
 		lost:     make(chan struct{}, 1),
 		applying: make(chan struct{}, 1),
 		sweep:    5 * time.Second,
-		status:   registry.Status{State: "connecting", Since: time.Now()},
+		status:   registry.Status{State: registry.Connecting, Since: time.Now()},
 		foreign:  map[string]*foreign{},
 		skipped:  map[string]skipped{},
 		changed:  make(chan struct{}),
@@ -112,16 +112,9 @@ func (r *Registry) Status() registry.Status {
 	return r.status
 }
 
-// Lost tells that the own entry was removed by somebody, or that the directory
-// can be used (again).
+// Lost tells that the own entry was removed by somebody, that the directory can be
+// used (again), or that it cannot.
 func (r *Registry) Lost() <-chan struct{} { return r.lost }
-
-func (r *Registry) tellLost() {
-	select {
-	case r.lost <- struct{}{}:
-	default:
-	}
-}
 
 // Subscribe sends the providers of iface. A reader that is slow gets the latest
 // set, not each one.

@@ -14,7 +14,8 @@ import (
 	"github.com/meshferry/meshferry/registry/registrytest"
 )
 
-// TestConformance leaves out, without -long, what takes the server down.
+// TestConformance cuts the network where the store is to be away; with -long it is
+// the server that goes.
 func TestConformance(t *testing.T) {
 	conformance(t, server(t), options)
 }
@@ -32,12 +33,15 @@ func TestConformanceWithoutLogin(t *testing.T) {
 func conformance(t *testing.T, s *nacostest.Server, options func(s *nacostest.Server, namespace, host string) Options) {
 	registrytest.Conformance(t, func(t *testing.T) registrytest.Store {
 		id := namespace(t, s)
+		network := relay(t, s, nil)
 		agents := map[string]mortal{}
 		store := registrytest.Store{
 			Patience:       patience,
 			SettlesInTurns: true,
 			Open: func(t *testing.T, host string) registry.Registry {
-				r, err := New(options(s, id, host))
+				o := options(s, id, host)
+				o.Servers = []string{network.Addr()}
+				r, err := New(o)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -45,9 +49,10 @@ func conformance(t *testing.T, s *nacostest.Server, options func(s *nacostest.Se
 				agents[host] = mortal{r, ctx, kill}
 				return agents[host]
 			},
-			Kill: func(t *testing.T, host string) {
-				agents[host].kill()
-			},
+			Lose: func(t *testing.T, host string) { agents[host].lose(t) },
+			Kill: func(t *testing.T, host string) { agents[host].kill() },
+			Down: func(t *testing.T) { network.Cut() },
+			Up:   func(t *testing.T) { network.Mend() },
 			Consumers: func(t *testing.T, iface string) (urls []string) {
 				names, err := s.Services(t.Context(), id, DefaultGroup)
 				if err != nil {
@@ -105,6 +110,19 @@ func (m mortal) Run(ctx context.Context) error {
 	err := m.Registry.Run(cut)
 	<-ctx.Done()
 	return err
+}
+
+// lose takes everything that it registered out of Nacos, over its own connection: a
+// server lets nobody else do that.
+func (m mortal) lose(t *testing.T) {
+	t.Helper()
+	m.turn <- struct{}{}
+	defer func() { <-m.turn }()
+	for name, batch := range m.published {
+		if err := m.remove(t.Context(), m.usable(), name, batch); err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 // instances are those of a service as the server's own API lists them.

@@ -252,6 +252,7 @@ func (r *Registry) away(err error) {
 	if was.State == registry.Connected {
 		r.status = registry.Status{State: registry.Away, Since: time.Now(), Err: text}
 		r.log.Warn("Nacos is away", "err", err)
+		backend.Poke(r.lost)
 		return
 	}
 	r.status.Err = text
@@ -281,8 +282,8 @@ func (r *Registry) usable() *conn {
 	return r.conn
 }
 
-// Lost gets a value when an entry of ours has gone or another's has, and with
-// each new connection.
+// Lost gets a value when an entry of ours has gone or another's has, with each new
+// connection, and when the registry is away.
 func (r *Registry) Lost() <-chan struct{} { return r.lost }
 
 // Subscribe delivers the providers of iface. See registry.Subscriber.

@@ -179,6 +179,22 @@ func (a agent) hold(d registry.Desired) {
 	}
 }
 
+// lost forgets what Lost has told, and gives what waits for the next.
+func (a agent) lost() (told func()) {
+	select {
+	case <-a.Lost():
+	default:
+	}
+	return func() {
+		a.t.Helper()
+		select {
+		case <-a.Lost():
+		case <-time.After(a.patience):
+			a.t.Fatal("Lost told nothing")
+		}
+	}
+}
+
 func keys(d registry.Desired) []string {
 	var all []string
 	for _, u := range slices.Concat(d.Providers, d.Consumers) {

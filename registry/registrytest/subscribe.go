@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"go.uber.org/goleak"
 
@@ -133,16 +132,10 @@ func republishAfterLoss(t *testing.T, s Store) {
 	l := b.subscribe(greeter)
 	a.hold(d)
 	l.until(set(greeter, d))
-	for len(a.Lost()) > 0 { // what happened so far is no loss
-		<-a.Lost()
-	}
+	told := a.lost()
 	s.Lose(t, "host-a")
 	l.until(set(greeter))
-	select {
-	case <-a.Lost():
-	case <-time.After(s.Patience):
-		t.Fatal("the loss was not told")
-	}
+	told()
 	a.hold(d)
 	l.until(set(greeter, d))
 }
@@ -176,7 +169,9 @@ func away(t *testing.T, s Store) {
 	l := b.subscribe(greeter)
 	a.hold(d)
 	l.until(set(greeter, d))
+	told := a.lost()
 	s.Down(t)
+	told()
 	a.eventually("away", func() bool { return a.Status().State != registry.Connected })
 	ctx, cancel := context.WithTimeout(context.Background(), s.Patience)
 	defer cancel()

@@ -259,6 +259,7 @@ func (r *Registry) enter(state string, err error) {
 	r.mu.Unlock()
 	if changed && state == registry.Away {
 		r.log.Warn("ZooKeeper is away", "err", err)
+		backend.Poke(r.lost)
 	}
 }
 
@@ -289,7 +290,7 @@ func (r *Registry) usable() (int64, bool) {
 }
 
 // Lost gets a value when a node of ours has changed or gone, when one that was
-// another's has, and when a session begins or goes on.
+// another's has, when a session begins or goes on, and when the registry is away.
 func (r *Registry) Lost() <-chan struct{} { return r.lost }
 
 // Subscribe delivers the providers of iface. See registry.Subscriber.

@@ -2,7 +2,6 @@ package zktest
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -109,14 +108,15 @@ func (s *Server) command() (*exec.Cmd, error) {
 		"org.apache.zookeeper.server.quorum.QuorumPeerMain", file)...), nil
 }
 
-// ready tells whether the server answers as one that serves: ruok alone is answered
-// before a member of an ensemble has a leader.
+// ready tells whether the server answers as one that serves (ruok alone is answered
+// before a member of an ensemble has a leader), and is no other one at its port.
 func (s *Server) ready(context.Context) error {
-	answer, err := s.FourLetter("srvr")
-	if err == nil && !strings.Contains(answer, "Mode: ") {
-		err = errors.New(answer)
+	for command, part := range map[string]string{"srvr": "Mode: ", "envi": "user.dir=" + s.Dir + "\n"} {
+		if answer, err := s.FourLetter(command); err != nil || !strings.Contains(answer, part) {
+			return fmt.Errorf("%s: %q, %w", command, answer, err)
+		}
 	}
-	return err
+	return nil
 }
 
 // Wipe deletes all data of a stopped server. An ensemble's myid stays.
