@@ -21,7 +21,7 @@ import (
 type process struct {
 	t    *testing.T
 	name string
-	log  string // file with its standard error
+	log  string    // file with its standard error
 	out  io.Reader // its standard output
 	*started.Process
 }
