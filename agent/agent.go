@@ -211,7 +211,7 @@ func New(cfg config.Config, version string, log *slog.Logger) (_ *Agent, err err
 		},
 	}
 	if source, ok := a.rules.(*xds.Source); ok {
-		watched.XDS = source
+		watched.XDS, o.XDS = source, source.Status
 	}
 	o.Admin = admin.New(watched)
 	if a.api, err = api.New(o); err != nil {

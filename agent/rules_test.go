@@ -11,7 +11,6 @@ import (
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 
 	"github.com/meshferry/meshferry/agent/config"
-	"github.com/meshferry/meshferry/agent/xds"
 	"github.com/meshferry/meshferry/xdsclient/xdstest"
 )
 
@@ -119,8 +118,16 @@ func TestRulesFromADS(t *testing.T) {
 			if status, text := a.ask(t, "GET", "/debug/xds?name=green", ""); status != 200 || !strings.Contains(text, `"state":"ACKED"`) || !strings.Contains(text, `"clusterName":`) || strings.Contains(text, `"name":"blue"`) {
 				t.Errorf("/debug/xds: %d %s", status, text)
 			}
+			says := func(state string) func() bool {
+				return func() bool {
+					call()
+					_, text := a.ask(t, "GET", "/v1/status", "")
+					return strings.Contains(text, `"xds":[{"server":"`+s.Address()+`","state":"`+state+`"`)
+				}
+			}
+			eventually(t, "the server in the status", says("serving"))
 			s.Stop()
-			eventually(t, "the agent has noticed", func() bool { call(); return !a.rules.(*xds.Source).Dump().Servers[0].Connected })
+			eventually(t, "the agent has noticed", says("away"))
 			for range 50 {
 				call()
 			}

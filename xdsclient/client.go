@@ -186,7 +186,10 @@ func (c *Client) handle(e event, start func(int)) {
 		}
 	case streamDown:
 		c.ended(e, state)
-		state.connected, state.since, state.err, state.ended = false, now, e.err, e.err
+		if state.connected || state.since.IsZero() { // not at each try
+			state.since = now
+		}
+		state.connected, state.err, state.ended = false, e.err, e.err
 		if c.c.down(e.st, e.ch.server, now) {
 			c.another(e.ch.server, start)
 		}

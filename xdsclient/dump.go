@@ -15,11 +15,16 @@ import (
 // Dump is the state of the client for people: what Envoy's client status discovery
 // service tells, and why something waits.
 type Dump struct {
-	Servers   []ServerState
-	Types     []TypeState
+	Status
 	Resources []ResourceState // sorted by type and name
 	Held      []Held
-	Ready     bool
+}
+
+// Status is the state of the client without its resources.
+type Status struct {
+	Servers []ServerState
+	Types   []TypeState
+	Ready   bool // every type was answered once, by a server or from the disk
 }
 
 // ServerState is one server and the stream to it.
@@ -40,12 +45,16 @@ type TypeState struct {
 	Wildcard  bool   `json:"wildcard"`
 	Names     int    `json:"names"`   // asked for
 	Waiting   int    `json:"waiting"` // of them without an answer
+	Refused   int    `json:"refused"` // resources whose newest version cannot be used; the last good ones are
 	Version   string `json:"version,omitzero"`
 	Nonce     string `json:"nonce,omitzero"` // of the serving server
 	Responses int    `json:"responses"`
 	NACKs     int    `json:"nacks"`
 	NACK      *NACK  `json:"nack,omitzero"` // the last one
 }
+
+// Name is the type as people say it, "Cluster".
+func (t TypeState) Name() string { return short(t.URL) }
 
 // NACK is something that could not be used.
 type NACK struct {
@@ -86,11 +95,15 @@ type Held struct {
 	Needs       []string  `json:"needs"`
 }
 
-// Dump takes a picture. It costs in proportion to the number of resources.
-func (c *Client) Dump() Dump {
+// Status takes a picture of streams and types.
+func (c *Client) Status() Status {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	d := Dump{Ready: c.c.ready}
+	return c.status()
+}
+
+func (c *Client) status() Status {
+	d := Status{Ready: c.c.ready}
 	for i, s := range c.o.Servers {
 		st := ServerState{Address: s.Address, Serving: c.c.serving == i}
 		if ch := c.channels[i]; ch != nil {
@@ -114,7 +127,25 @@ func (c *Client) Dump() Dump {
 				st.Nonce = ss.nonce
 			}
 		}
+		if t.nacks > 0 { // else there is none to count
+			for _, r := range t.resources {
+				if r.refused != nil {
+					st.Refused++
+				}
+			}
+		}
 		d.Types = append(d.Types, st)
+	}
+	return d
+}
+
+// Dump takes a picture of everything. It costs in proportion to the number of
+// resources.
+func (c *Client) Dump() Dump {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	d := Dump{Status: c.status()}
+	for _, t := range c.c.order {
 		for name, r := range t.resources {
 			d.Resources = append(d.Resources, c.describe(t, name, r))
 		}

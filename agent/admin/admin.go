@@ -24,6 +24,7 @@ import (
 	"github.com/meshferry/meshferry/agent/watch"
 	"github.com/meshferry/meshferry/agent/workload"
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/xdsclient"
 )
 
 // Options say where the figures come from. All are needed.
@@ -34,8 +35,7 @@ type Options struct {
 	Workloads  *watch.Value[workload.View]
 	Registries func() []Registry
 	Discovery  func() []discovery.Status
-	// XDS shows the state of the xDS client; nil: there is none.
-	XDS http.Handler
+	XDS        XDS // nil: there is none
 	// NotReady lists why this agent should get no new work; none: it is ready.
 	NotReady func() []string
 }
@@ -45,6 +45,12 @@ type Routes interface {
 	EachStats(f func(direction string, s registry.Service, st *route.Stats))
 	EachCluster(f func(route.ClusterStats))
 	EachRoute(f func(s registry.Service, name string, st *route.RouteStats))
+}
+
+// XDS is what is read of an *xds.Source; it serves /debug/xds itself.
+type XDS interface {
+	http.Handler
+	Status() xdsclient.Status
 }
 
 // Registry is one registry and the loop that keeps it.

@@ -18,6 +18,7 @@ import (
 	"github.com/meshferry/meshferry/agent/watch"
 	"github.com/meshferry/meshferry/agent/workload"
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/xdsclient"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -37,6 +38,16 @@ func (r routes) EachRoute(f func(registry.Service, string, *route.RouteStats)) {
 	st.Calls.Add(9)
 	st.Retried.Add(2)
 	f(registry.Service{Interface: "com.a.Foo"}, "canary", &st)
+}
+
+// ads is an xDS client with two servers and something that it refused.
+type ads struct{ http.Handler }
+
+func (ads) Status() xdsclient.Status {
+	return xdsclient.Status{
+		Servers: []xdsclient.ServerState{{Address: "a:15010", Asked: true}, {Address: "b:15010", Asked: true, Connected: true, Serving: true}},
+		Types:   []xdsclient.TypeState{{URL: xdsclient.ClusterURL, Responses: 7, NACKs: 2, Refused: 1, Waiting: 3}},
+	}
 }
 
 func options() (Options, *route.Stats, *[]string) {
@@ -65,6 +76,7 @@ func options() (Options, *route.Stats, *[]string) {
 			}, &state}}
 		},
 		Discovery: func() []discovery.Status { return []discovery.Status{{Name: "main", Interfaces: 7, Protected: 1}} },
+		XDS:       ads{http.NotFoundHandler()},
 		NotReady:  func() []string { return why },
 	}, st, &why
 }
@@ -115,6 +127,12 @@ func TestMetrics(t *testing.T) {
 		`meshferry_cluster_ejections_total{cluster="outbound|20882|blue|com.a.foo"} 2`,
 		`meshferry_cluster_overflow_total{cluster="outbound|20882|blue|com.a.foo",limit="requests"} 4`,
 		`meshferry_cluster_overflow_total{cluster="outbound|20882|blue|com.a.foo",limit="retry_budget"} 6`,
+		`meshferry_xds_connected{server="a:15010"} 0`,
+		`meshferry_xds_serving{server="b:15010"} 1`,
+		`meshferry_xds_responses_total{type="Cluster"} 7`,
+		`meshferry_xds_nacks_total{type="Cluster"} 2`,
+		`meshferry_xds_refused_resources{type="Cluster"} 1`,
+		`meshferry_xds_waiting_resources{type="Cluster"} 3`,
 		`meshferry_workloads 2`,
 		`meshferry_publications_live 1`,
 		`meshferry_subscriptions 1`,

@@ -53,6 +53,13 @@ var (
 	stale     = desc("registry_stale_interfaces", "Interfaces of which nothing was heard since the start; the set is from disk.", "registry")
 	published = desc("publications", "Publications by registry and state; reason says why one is not there.", "registry", "state", "reason")
 
+	xdsConnected = desc("xds_connected", "1 while a stream to the ADS server stands; a server that is not needed now has none.", "server")
+	xdsServing   = desc("xds_serving", "1 for the ADS server that answered last.", "server")
+	xdsResponses = desc("xds_responses_total", "Responses of ADS servers.", "type")
+	xdsNacks     = desc("xds_nacks_total", "Of these: refused, wholly or in part.", "type")
+	xdsRefused   = desc("xds_refused_resources", "Resources whose newest version cannot be used; the last good ones are in effect.", "type")
+	xdsWaiting   = desc("xds_waiting_resources", "Resources that were asked for by name and not answered yet.", "type")
+
 	workloads     = desc("workloads", "Local applications that are known.")
 	live          = desc("publications_live", "Publications whose local port answers.")
 	subscriptions = desc("subscriptions", "Subscriptions of local applications.")
@@ -168,6 +175,21 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 		gauge(followed, float64(d.Interfaces), d.Name)
 		gauge(protected, float64(d.Protected), d.Name)
 		gauge(stale, float64(d.Stale), d.Name)
+	}
+
+	if c.o.XDS != nil {
+		x := c.o.XDS.Status()
+		for _, s := range x.Servers {
+			flag(xdsConnected, s.Connected, s.Address)
+			flag(xdsServing, s.Serving, s.Address)
+		}
+		for _, t := range x.Types {
+			name := t.Name()
+			counter(xdsResponses, int64(t.Responses), name)
+			counter(xdsNacks, int64(t.NACKs), name)
+			gauge(xdsRefused, float64(t.Refused), name)
+			gauge(xdsWaiting, float64(t.Waiting), name)
+		}
 	}
 
 	view := c.o.Workloads.Load()

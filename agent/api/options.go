@@ -18,6 +18,7 @@ import (
 	"github.com/meshferry/meshferry/agent/watch"
 	"github.com/meshferry/meshferry/agent/workload"
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/xdsclient"
 )
 
 // Options of a Server. Agent, Listeners, Workloads, Routes and Outbound are
@@ -38,8 +39,9 @@ type Options struct {
 	Outbound  netip.AddrPort // bound address of the outbound listener
 	Protocols []string       // what the outbound listener speaks; nil: dubbo
 
-	Mosn  *Mosn        // MOSN-compatible calls; nil: none
-	Admin http.Handler // /healthz, /readyz, /metrics and /debug/xds; nil: none
+	XDS   func() xdsclient.Status // of the xDS client; nil: there is none
+	Mosn  *Mosn                   // MOSN-compatible calls; nil: none
+	Admin http.Handler            // /healthz, /readyz, /metrics and /debug/xds; nil: none
 	// Draining tells that the agent is stopping: what would change state is
 	// refused with 503. Nil: never.
 	Draining func() bool

@@ -16,6 +16,7 @@ import (
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/agent/watch"
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/xdsclient"
 )
 
 const greet = "dubbo://10.0.0.5:20880/org.example.Greet?application=shop&group=g1&interface=org.example.Greet&methods=hello&version=1.0.0"
@@ -295,7 +296,13 @@ func TestLease(t *testing.T) {
 }
 
 func TestViews(t *testing.T) {
-	w := start(t, nil)
+	w := start(t, func(o *Options) {
+		o.XDS = func() xdsclient.Status {
+			return xdsclient.Status{Servers: []xdsclient.ServerState{
+				{Address: "a:15010", Asked: true, Since: time.Now(), Err: "refused"}, {Address: "b:15010", Asked: true, Connected: true, Serving: true}, {Address: "c:15010"},
+			}}
+		}
+	})
 	described, err := legacy.NewRouter(describedAPI(t))
 	if err != nil {
 		t.Fatal(err)
@@ -315,6 +322,9 @@ func TestViews(t *testing.T) {
 	view("/v1/status").into(t, &st)
 	if st.Agent != bootID || len(st.Registries) != 1 || st.Registries[0].Published != 1 || len(st.Workloads) != 1 {
 		t.Errorf("%+v", st)
+	}
+	if x := st.XDS; len(x) != 3 || x[0].State != XDSAway || x[0].Error != "refused" || x[1].State != XDSServing || x[2].State != XDSUnused {
+		t.Errorf("xds %+v", x)
 	}
 	if len(st.Protected) != 1 || !strings.Contains(st.Protected[0].Reason, "the registry lists none") {
 		t.Errorf("protected %+v", st.Protected)

@@ -26,6 +26,7 @@ type Status struct {
 	Extra      []Extra          `json:"extra"`   // exceptions of address
 	Outbound   string           `json:"outbound"`
 	Registries []RegistryStatus `json:"registries"`
+	XDS        []XDSStatus      `json:"xds"` // servers of rules, in the order of preference
 	Workloads  []WorkloadStatus `json:"workloads"`
 	Static     []StaticStatus   `json:"static"`    // applications that register themselves
 	Protected  []SetStatus      `json:"protected"` // sets that are held although the registry says otherwise
@@ -45,6 +46,22 @@ type RegistryStatus struct {
 	Published int    `json:"published"`          // publications that it holds
 	Pending   int    `json:"pending"`            // publications that it should hold and does not
 }
+
+// XDSStatus is one ADS server.
+type XDSStatus struct {
+	Server string `json:"server"` // host:port
+	State  string `json:"state"`  // of the constants below
+	Age    string `json:"age,omitempty"`
+	Error  string `json:"error,omitempty"` // why its last stream ended
+}
+
+// States of an ADS server.
+const (
+	XDSServing   = "serving"   // it answers, and what it says is in effect
+	XDSConnected = "connected" // a stream stands, it has not answered yet
+	XDSAway      = "away"      // it does not answer; what was said last is in effect
+	XDSUnused    = "unused"    // one before it in the list serves
+)
 
 // WorkloadStatus is one local application.
 type WorkloadStatus struct {
@@ -83,7 +100,7 @@ func (s *Server) status(c *gin.Context) {
 	st := Status{
 		Agent: s.o.Agent, Version: s.o.Version, State: "running", Uptime: age(now, s.started),
 		Address: s.o.Address, Extra: append([]Extra{}, s.o.Extra...), Outbound: s.o.Outbound.String(),
-		Registries: []RegistryStatus{}, Workloads: s.workloads(view), Static: s.statics(view), Protected: []SetStatus{}, Warnings: []string{},
+		Registries: []RegistryStatus{}, XDS: s.xds(now), Workloads: s.workloads(view), Static: s.statics(view), Protected: []SetStatus{}, Warnings: []string{},
 	}
 	if s.o.Draining() {
 		st.State = "stopping"
@@ -103,6 +120,29 @@ func (s *Server) status(c *gin.Context) {
 		st.Warnings = append(st.Warnings, "rules: "+text)
 	}
 	c.PureJSON(http.StatusOK, st)
+}
+
+func (s *Server) xds(now time.Time) []XDSStatus {
+	list := []XDSStatus{}
+	if s.o.XDS == nil {
+		return list
+	}
+	for _, one := range s.o.XDS().Servers {
+		st := XDSStatus{Server: one.Address, State: XDSAway, Error: one.Err}
+		switch {
+		case !one.Asked:
+			st.State = XDSUnused
+		case one.Connected && one.Serving:
+			st.State = XDSServing
+		case one.Connected:
+			st.State = XDSConnected
+		}
+		if !one.Since.IsZero() {
+			st.Age = age(now, one.Since)
+		}
+		list = append(list, st)
+	}
+	return list
 }
 
 func (r Registry) describe(now time.Time) RegistryStatus {

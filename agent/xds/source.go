@@ -224,6 +224,9 @@ func (s *Source) Unsupported() map[string][]string {
 // Dump is the state of the client, for the admin port.
 func (s *Source) Dump() xdsclient.Dump { return s.client.Dump() }
 
+// Status is the state of the client without its resources.
+func (s *Source) Status() xdsclient.Status { return s.client.Status() }
+
 // translator remembers what it has translated.
 type translator struct {
 	port      int

@@ -44,6 +44,7 @@ type status struct {
 		InSync             bool
 		Published, Pending int
 	}
+	XDS       []struct{ Server, State, Age, Error string }
 	Workloads []struct {
 		Workload, Lease, TTL string
 		Publications         []publication
@@ -69,6 +70,11 @@ func (s status) print(p *printer) {
 		rows = append(rows, []string{r.Name, r.URL, r.State, r.Age, yes(r.InSync), strconv.Itoa(r.Published), strconv.Itoa(r.Pending), r.Compared, short(r.Session), r.Error})
 	}
 	p.list("No registry is set.", []string{"REGISTRY", "URL", "STATE", "SINCE", "IN SYNC", "PUBLISHED", "PENDING", "COMPARED", "SESSION", "ERROR"}, rows)
+	rows = nil
+	for _, x := range s.XDS {
+		rows = append(rows, []string{x.Server, x.State, x.Age, x.Error})
+	}
+	p.section([]string{"ADS SERVER", "STATE", "SINCE", "ERROR"}, rows)
 	p.line("")
 	rows = nil
 	var pending, troubled [][]string

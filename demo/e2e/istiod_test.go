@@ -24,9 +24,7 @@ import (
 	"github.com/meshferry/meshferry/rewrite"
 )
 
-// No package registry has istiod, so this test runs with one that is there already:
-//
-//	go test ./demo/e2e -run TestIstiod -istiod /usr/local/bin/pilot-discovery [-istiod-kubernetes]
+// TestIstiod runs with an istiod that is there already; see docs/xds.md.
 var (
 	istiodProgram    = flag.String("istiod", "", "TestIstiod: an unmodified pilot-discovery")
 	istiodKubernetes = flag.Bool("istiod-kubernetes", false, "TestIstiod: it is 1.30 or later and wants a Kubernetes API server; it gets an empty one")
@@ -343,7 +341,7 @@ func TestIstiod(t *testing.T) {
 	i.rules(split("half", 50, 50))
 	each("half again", func(m *mesh) { m.decides("half") })
 	// istiod, then the adapter, is away, and comes back.
-	i.pilot.kill()
+	i.pilot.Kill()
 	each("away", func(m *mesh) {
 		m.connected(false)
 		l := clean(t, m.consumer.load(200, 2*time.Second)())
@@ -356,7 +354,7 @@ func TestIstiod(t *testing.T) {
 		l := clean(t, m.consumer.call(50))
 		share(t, "green", l.answers()["green"], len(l), 1)
 	})
-	i.adapter.kill()
+	i.adapter.Kill()
 	i.rules(split("orphan", 50, 50))
 	each("no adapter", func(m *mesh) {
 		m.decides("orphan")
