@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -569,4 +570,45 @@ func TestCutOffFileGoesOn(t *testing.T) {
 	if _, err := os.Stat(o.Path + ".damaged"); err == nil {
 		t.Error("the file was taken for damaged")
 	}
+}
+
+// Options.Implied: a route configuration without virtual hosts gets one, whose
+// clusters are asked for, warmed and withdrawn like those of others.
+func TestImpliedVirtualHost(t *testing.T) {
+	both(t, func(t *testing.T, delta bool) {
+		s := newServer(t, xdstest.Options{})
+		s.Set(xdstest.APIListener("shop:20882", "r"), xdstest.Routes("r"), xdstest.Cluster("blue"), xdstest.Endpoints("blue", "10.0.0.1:1"))
+		o := fast(s)
+		o.Delta, o.Wildcard, o.Path = delta, false, filepath.Join(t.TempDir(), "xds.state")
+		o.Implied = func(name string) *routev3.VirtualHost {
+			v := xdstest.VirtualHost("shop", "blue")
+			v.Name = "implied by " + name
+			return v
+		}
+		c := start(t, o)
+		c.SetListeners([]string{"shop:20882"})
+		c.until("implied", func() bool { return c.ready && c.has("r", "implied by r=blue")() && c.serves("blue", "10.0.0.1")() })
+		first := c.route["r"].Hosts[0]
+		if !first.Implied {
+			t.Error("not marked")
+		}
+		s.Set(xdstest.Routes("r")) // again: nothing changes
+		s.Set(xdstest.Endpoints("blue", "10.0.0.2:1"))
+		c.until("changed", c.serves("blue", "10.0.0.2"))
+		if c.route["r"].Hosts[0] != first {
+			t.Error("an implied virtual host that did not change is another pointer")
+		}
+		c.stop()
+		s.Stop()
+		c = start(t, o) // from disk
+		c.SetListeners([]string{"shop:20882"})
+		c.until("implied", func() bool { return c.has("r", "implied by r=blue")() && c.serves("blue", "10.0.0.2")() })
+		s.Set(xdstest.Routes("r", xdstest.VirtualHost("shop", "green")), xdstest.Cluster("green"), xdstest.Endpoints("green", "10.0.0.3:1"))
+		s.restart()
+		c.until("a real one", func() bool { return c.has("r", "shop=green")() && c.cluster["blue"] == nil })
+		if c.route["r"].Hosts[0].Implied {
+			t.Error("marked")
+		}
+		c.coherent()
+	})
 }

@@ -424,6 +424,11 @@ func (c *core) decode(t *typeState, r *resource, raw []byte) (string, error) {
 		if err != nil {
 			return "", err
 		}
+		if len(v.Hosts) == 0 && c.o.Implied != nil {
+			if err := imply(v, prev, c.o.Implied(v.Name)); err != nil {
+				return "", err
+			}
+		}
 		r.value = v
 		return v.Name, nil
 	}

@@ -286,6 +286,27 @@ func route(raw []byte, prev *decodedRoute) (*decodedRoute, error) {
 	return r, nil
 }
 
+// imply gives a route configuration without virtual hosts one.
+func imply(r, prev *decodedRoute, m *routev3.VirtualHost) error {
+	if m == nil {
+		return nil
+	}
+	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return err
+	}
+	v, err := virtualHost(raw, mirrors(nil, r.Config.GetRequestMirrorPolicies()))
+	if err != nil {
+		return fmt.Errorf("implied virtual host: %w", err)
+	}
+	v.Implied = true
+	if prev != nil && len(prev.Hosts) == 1 && prev.Hosts[0].Implied && prev.Config == r.Config && proto.Equal(prev.Hosts[0].Config, v.Config) {
+		v = prev.Hosts[0]
+	}
+	r.Hosts, r.raws = append(r.Hosts, v), append(r.raws, nil)
+	return nil
+}
+
 func virtualHost(raw []byte, global []string) (*VirtualHost, error) {
 	var m routev3.VirtualHost
 	if err := proto.Unmarshal(raw, &m); err != nil {
@@ -454,6 +475,14 @@ func assignment(m *endpointv3.ClusterLoadAssignment) (*Assignment, error) {
 	if n := len(m.GetEndpoints()); n > 0 {
 		a.Localities = make([]Locality, 0, n)
 	}
+	unread := func(set bool, field string) {
+		if set && !slices.Contains(a.Unread, field) {
+			a.Unread = append(a.Unread, field)
+		}
+	}
+	unread(m.GetPolicy().GetEndpointStaleAfter() != nil, "endpoint_stale_after")
+	unread(m.GetPolicy().GetWeightedPriorityHealth(), "weighted_priority_health")
+	unread(len(m.GetNamedEndpoints()) > 0, "named_endpoints")
 	var sum [129]uint64 // of the localities' weights, by priority
 	for _, g := range m.GetEndpoints() {
 		if g.GetPriority() > 128 {
@@ -467,8 +496,17 @@ func assignment(m *endpointv3.ClusterLoadAssignment) (*Assignment, error) {
 		if n := len(g.GetLbEndpoints()); n > 0 {
 			l.Endpoints = make([]Endpoint, 0, n)
 		}
+		unread(g.GetLedsClusterLocalityConfig() != nil, "leds_cluster_locality_config")
+		unread(g.GetLoadBalancerEndpoints() != nil, "load_balancer_endpoints")
 		var weights uint64
 		for _, e := range g.GetLbEndpoints() {
+			unread(len(e.GetEndpoint().GetAdditionalAddresses()) > 0, "additional_addresses")
+			if s := e.GetEndpoint().GetAddress().GetSocketAddress(); s != nil {
+				unread(s.GetProtocol() != corev3.SocketAddress_TCP, "protocol "+s.GetProtocol().String())
+				unread(s.GetNamedPort() != "", "named_port")
+				unread(s.GetResolverName() != "", "resolver_name")
+				unread(s.GetNetworkNamespaceFilepath() != "", "network_namespace_filepath")
+			}
 			ep, err := endpoint(e)
 			if err != nil {
 				return nil, err
@@ -481,6 +519,7 @@ func assignment(m *endpointv3.ClusterLoadAssignment) (*Assignment, error) {
 		}
 		a.Localities = append(a.Localities, l)
 	}
+	slices.Sort(a.Unread)
 	for priority, s := range sum {
 		if s > 1<<32-1 {
 			return nil, fmt.Errorf("the sum of the localities' weights of priority %d is more than 32 bits", priority)
@@ -547,7 +586,7 @@ func (a *Assignment) equal(b *Assignment) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.Overprovisioning == b.Overprovisioning && a.DropPerMillion == b.DropPerMillion && a.Missing == b.Missing &&
+	return a.Overprovisioning == b.Overprovisioning && a.DropPerMillion == b.DropPerMillion && a.Missing == b.Missing && slices.Equal(a.Unread, b.Unread) &&
 		slices.EqualFunc(a.Localities, b.Localities, func(x, y Locality) bool {
 			return x.Region == y.Region && x.Zone == y.Zone && x.SubZone == y.SubZone && x.Priority == y.Priority && x.Weight == y.Weight &&
 				slices.EqualFunc(x.Endpoints, y.Endpoints, func(e, f Endpoint) bool {

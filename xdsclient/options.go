@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 )
@@ -42,6 +43,10 @@ type Options struct {
 	// Follow tells which listeners matter, by name: the routes of others are not
 	// asked for, and they are not delivered. Nil: all.
 	Follow func(listener string) bool
+	// Implied is the virtual host of a route configuration by that name which has none,
+	// nil for none: istiod's gRPC generator has a cluster but no virtual host for a
+	// service whose port is TCP. Its clusters are asked for like those of others.
+	Implied func(route string) *routev3.VirtualHost
 	// Extensions are further network filters and their routes.
 	Extensions []Extension
 	// Path names the file of the last good resources; "": none is kept.

@@ -109,6 +109,7 @@ type VirtualHost struct {
 	Name     string
 	Config   *routev3.VirtualHost
 	Clusters []string // sorted, once each; mirrors too
+	Implied  bool     // made by Options.Implied
 
 	value any // instead of Config: of an extension
 }
@@ -143,6 +144,9 @@ type Assignment struct {
 	// DropPerMillion of the calls are to be refused (policy.drop_overloads, all
 	// categories together).
 	DropPerMillion uint32
+	// Unread are fields that are set and that this form has no place for, sorted, once
+	// each: "endpoint_stale_after".
+	Unread []string
 	// Missing: the server did not answer for it.
 	Missing bool
 }

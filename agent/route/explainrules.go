@@ -67,6 +67,7 @@ func (s *Snapshot) explainRules(x *Explanation, q Query, entry *Cluster, now tim
 		x.Reason = join2(x.Reason, routes.why)
 		return
 	}
+	x.Reason = join2(x.Reason, routes.why)
 	u := x.Rules
 	u.VirtualHost, u.Origin, u.Unsupported = routes.spec.Name, routes.spec.Origin, slices.Clone(routes.spec.Unsupported)
 	var found *Route

@@ -131,7 +131,7 @@ func (r *Router) loop(ctx context.Context) {
 			continue
 		}
 		for _, line := range next.unsupported {
-			if _, said := slices.BinarySearch(r.Snapshot().unsupported, line); !said {
+			if _, said := slices.BinarySearch(r.Snapshot().unsupported, line); !said && !strings.HasPrefix(line, moreFlaws) {
 				r.log.Warn("a rule cannot be honoured", "rule", line)
 			}
 		}

@@ -163,7 +163,7 @@ func (x *ruleState) update(u RuleUpdate, now time.Time) {
 		x.specs[name] = spec
 		for _, host := range spec.Hosts {
 			x.hosts[host] = append(slices.Clone(x.hosts[host]), spec)
-			slices.SortFunc(x.hosts[host], func(a, b *RouteSpec) int { return cmp.Compare(a.Name, b.Name) })
+			slices.SortFunc(x.hosts[host], func(a, b *RouteSpec) int { return cmp.Or(lastly(a, b), cmp.Compare(a.Name, b.Name)) })
 		}
 	}
 	if patterns {
@@ -211,8 +211,12 @@ func (s *RouteSpec) flaws() []string {
 	return lines
 }
 
-// mostFlaws bounds what status lists.
-const mostFlaws = 100
+// mostFlaws bounds what status lists, and the log says; moreFlaws begins the line
+// about the rest.
+const (
+	mostFlaws = 100
+	moreFlaws = "… and "
+)
 
 // allFlaws lists what cannot be honoured, sorted.
 func (x *ruleState) allFlaws() []string {
@@ -226,7 +230,7 @@ func (x *ruleState) allFlaws() []string {
 	}
 	slices.Sort(list)
 	if more := len(list) - mostFlaws; more > 0 {
-		list = append(list[:mostFlaws], fmt.Sprintf("… and %d more", more))
+		list = append(list[:mostFlaws], fmt.Sprintf("%s%d more", moreFlaws, more))
 	}
 	return list
 }
@@ -255,8 +259,12 @@ func (x *ruleState) touchHost(host string) {
 
 // find is the spec that decides about a service, nil if there is none.
 func (x *ruleState) find(r *ruled) *RouteSpec {
-	if _, refused := x.collided[r.service]; !refused && len(x.hosts[r.host]) > 0 {
-		return x.hosts[r.host][0]
+	var own []*RouteSpec
+	if _, refused := x.collided[r.service]; !refused {
+		own = x.hosts[r.host]
+	}
+	if len(own) > 0 && !own[0].Last {
+		return own[0]
 	}
 	for _, spec := range x.patterns {
 		for _, p := range spec.Services {
@@ -268,7 +276,35 @@ func (x *ruleState) find(r *ruled) *RouteSpec {
 	if list := x.hosts["*"]; len(list) > 0 {
 		return list[0]
 	}
+	if len(own) > 0 && x.synced {
+		return own[0]
+	}
 	return nil
+}
+
+// lastly sorts specs that are a last resort behind the others.
+func lastly(a, b *RouteSpec) int {
+	switch {
+	case a.Last == b.Last:
+		return 0
+	case a.Last:
+		return 1
+	}
+	return -1
+}
+
+// lastResort is what is said of a service that no rule names.
+func (x *ruleState) lastResort(r *ruled, spec *RouteSpec) {
+	var lines []string
+	if spec != nil && spec.Last {
+		lines = []string{spec.without(r)}
+	}
+	x.flaw("service "+r.service.Key(), lines)
+}
+
+// without says that a service has no virtual host of its own.
+func (s *RouteSpec) without(r *ruled) string {
+	return fmt.Sprintf("there is no virtual host %s, calls go by %s", r.host, s.Name)
 }
 
 // follow sets the services of an interface that rules may decide about.
@@ -303,6 +339,7 @@ func (x *ruleState) follow(iface string, services []registry.Service, now time.T
 		delete(x.waits, s)
 		delete(x.byHost[r.host], s)
 		x.collide(r.host, s)
+		x.lastResort(r, nil)
 		if len(x.byHost[r.host]) == 0 {
 			delete(x.byHost, r.host)
 		}
@@ -489,6 +526,7 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 	delete(x.waits, r.service)
 	spec := x.find(r)
 	x.use(r, spec)
+	x.lastResort(r, spec)
 	usable, warm := false, false
 	if spec != nil {
 		usable, warm = x.usable(spec)
@@ -588,6 +626,9 @@ func (c *compiler) newRoutes(r *ruled, spec *RouteSpec, entry *Cluster) *Routes 
 		return views[name]
 	}
 	routes := &Routes{spec: spec}
+	if spec.Last {
+		routes.why = spec.without(r)
+	}
 	for i := range spec.Routes {
 		if when := r.conditions[i]; when != nil && !when.never {
 			rule := &spec.Routes[i]

@@ -3,6 +3,7 @@ package route
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -431,5 +432,47 @@ func TestCollidingHosts(t *testing.T) {
 		if !ruled(lower) || len(r.snapshot.unsupported) != 0 || len(r.snapshot.collided) != 0 {
 			t.Errorf("%s: alone again: %v %q", routing, ruled(lower), r.snapshot.unsupported)
 		}
+	}
+}
+
+// A spec that is a last resort decides when the source is synced and no other spec is
+// for the service: neither by host, nor by pattern, nor for all. It is said.
+func TestLastResort(t *testing.T) {
+	r := withCaller(newRuledTest(t, FromXDS))
+	spec := func(name, cluster string, last bool, hosts []string, patterns ...ServicePattern) map[string]*RouteSpec {
+		return map[string]*RouteSpec{name: {Name: name, Last: last, Hosts: hosts, Services: patterns, Routes: []RouteRule{split(cluster, 1)}}}
+	}
+	u := RuleUpdate{Source: "xds", Clusters: clusters("bare", "ruled"), Routes: spec("cluster/bare", "bare", true, []string{"com.a.foo"}),
+		Endpoints: map[string]*EndpointSet{"bare": endpoints("10.0.0.1:20882"), "ruled": endpoints("10.0.0.2:20882")}}
+	r.send(u)
+	r.want("not synced: a virtual host may come")
+	r.send(RuleUpdate{Source: "xds", Synced: true})
+	r.want("synced", "bare")
+	r.pass(time.Second)
+	const line = "service com.a.Foo: there is no virtual host com.a.foo, calls go by cluster/bare"
+	said := func(want bool) {
+		t.Helper()
+		r.pass(time.Second)
+		x := r.snapshot.explain(Query{Service: registry.Service{Interface: "com.a.Foo"}}, r.time)
+		if is := slices.Contains(r.snapshot.unsupported, line); is != want || strings.Contains(x.Reason, "there is no virtual host") != want || !x.Routed {
+			t.Errorf("said: %v, want %v; explain: %q, routed %v", is, want, x.Reason, x.Routed)
+		}
+	}
+	said(true)
+	for name, other := range map[string]map[string]*RouteSpec{
+		"host": spec("a", "ruled", false, []string{"com.a.foo"}), "pattern": spec("a", "ruled", false, nil, ServicePattern{Interface: "com.*"}), "all": spec("a", "ruled", false, []string{"*"}),
+	} {
+		r.send(RuleUpdate{Routes: other})
+		r.want("by "+name, "ruled")
+		said(false)
+		r.send(RuleUpdate{Routes: map[string]*RouteSpec{"a": nil}})
+		r.want("without "+name, "bare")
+		said(true)
+	}
+	r.setCallers(nil)
+	r.compile(r.time)
+	r.pass(time.Second)
+	if len(r.snapshot.unsupported) > 0 {
+		t.Errorf("said of nobody: %q", r.snapshot.unsupported)
 	}
 }

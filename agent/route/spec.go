@@ -63,8 +63,11 @@ type RouteSpec struct {
 	// Order wins, then the lowest Name.
 	Services []ServicePattern
 	Order    int
-	Routes   []RouteRule // the first that matches a call decides; none: the call is refused
-	Origin   string      // who wrote it, for people: "virtual-service dubbo/demo"; empty: generated
+	// Last: it decides only about services that no other spec is for, and only once the
+	// source is synced. It is said of each service that has come to it.
+	Last   bool
+	Routes []RouteRule // the first that matches a call decides; none: the call is refused
+	Origin string      // who wrote it, for people: "virtual-service dubbo/demo"; empty: generated
 	// Unsupported is what of the virtual host cannot be honoured, one line each.
 	Unsupported []string
 }

@@ -9,9 +9,12 @@ import (
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	dnsv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/clusters/dns/v3"
+	lbv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/common/v3"
 	leastv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/least_request/v3"
 	maglevv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/maglev/v3"
+	randomv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/random/v3"
 	ringv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/ring_hash/v3"
+	roundv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/round_robin/v3"
 	wrrv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/load_balancing_policies/wrr_locality/v3"
 	httpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/upstreams/http/v3"
 	"google.golang.org/protobuf/proto"
@@ -41,8 +44,16 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 	n.fields(m, "name alt_stat_name type cluster_type eds_cluster_config connect_timeout per_connection_buffer_limit_bytes lb_policy load_assignment circuit_breakers "+
 		"upstream_http_protocol_options common_http_protocol_options http_protocol_options http2_protocol_options typed_extension_protocol_options dns_refresh_rate dns_jitter dns_failure_refresh_rate "+
 		"respect_dns_ttl dns_lookup_family wait_for_warm_on_init outlier_detection cleanup_interval common_lb_config ring_hash_lb_config maglev_lb_config least_request_lb_config round_robin_lb_config "+
-		"metadata protocol_selection upstream_connection_options load_balancing_policy track_cluster_stats track_timeout_budgets close_connections_on_host_health_failure ignore_health_on_host_removal "+
-		"lrs_server lrs_report_endpoint_metrics transport_socket transport_socket_matches filters stats_matcher preconnect_policy")
+		"metadata protocol_selection upstream_connection_options load_balancing_policy track_cluster_stats track_timeout_budgets ignore_health_on_host_removal "+
+		"lrs_report_endpoint_metrics transport_socket transport_socket_matches filters stats_matcher")
+	if e := m.GetEdsClusterConfig().GetEdsConfig(); e != nil && e.GetAds() == nil && e.GetSelf() == nil {
+		n.add("eds_config is not honoured, endpoints are asked for where the cluster came from")
+	}
+	for _, f := range m.GetFilters() {
+		if !harmless[f.GetName()] {
+			n.add("network filter %s is not applied", f.GetName())
+		}
+	}
 	switch {
 	case m.GetClusterType().GetTypedConfig().GetTypeUrl() == dnsCluster:
 		var d dnsv3.DnsCluster
@@ -76,6 +87,9 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 		}
 	}
 	balancing(s, m, &n)
+	if u := m.GetUpstreamConnectionOptions(); u != nil {
+		n.fields(u, "tcp_keepalive")
+	}
 	if k := m.GetUpstreamConnectionOptions().GetTcpKeepalive(); k != nil {
 		s.KeepAlive = route.KeepAlive{
 			Enabled: true, Probes: int(k.GetKeepaliveProbes().GetValue()),
@@ -91,13 +105,18 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 	}
 	if l := m.GetCommonLbConfig(); l != nil {
 		s.LocalityWeighted = s.LocalityWeighted || l.GetLocalityWeightedLbConfig() != nil
-		n.fields(l, "healthy_panic_threshold zone_aware_lb_config locality_weighted_lb_config update_merge_window ignore_new_hosts_until_first_hc close_connections_on_host_set_change override_host_status")
+		n.fields(l, "healthy_panic_threshold locality_weighted_lb_config update_merge_window override_host_status")
 	}
-	for _, a := range m.GetTypedExtensionProtocolOptions() {
+	//lint:ignore SA1019 control planes still send it
+	connections(m.GetCommonHttpProtocolOptions(), &n)
+	for name, a := range m.GetTypedExtensionProtocolOptions() {
 		if a.GetTypeUrl() == httpOptions {
 			httpProtocol(a, &n)
+		} else {
+			n.add("typed_extension_protocol_options %s is not honoured", name)
 		}
 	}
+	slices.Sort(n)
 	s.Unsupported = n
 	return s
 }
@@ -125,16 +144,32 @@ func names(s *route.ClusterSpec, every *durationpb.Duration, family string, ttl 
 func httpProtocol(a *anypb.Any, n *notes) {
 	var o httpv3.HttpProtocolOptions
 	if proto.Unmarshal(a.GetValue(), &o) != nil {
+		n.add("the options for HTTP cannot be read")
 		return
 	}
-	if o.GetCommonHttpProtocolOptions().GetIdleTimeout().AsDuration() > 0 {
-		n.add("idle_timeout is not honoured")
-	}
-	if o.GetCommonHttpProtocolOptions().GetMaxRequestsPerConnection().GetValue() > 0 {
-		n.add("max_requests_per_connection is not honoured")
-	}
+	n.fields(&o, "common_http_protocol_options upstream_http_protocol_options explicit_http_config use_downstream_protocol_config auto_config header_validation_config outlier_detection http_filters")
+	connections(o.GetCommonHttpProtocolOptions(), n)
 	if o.GetOutlierDetection() != nil {
 		n.add("outlier_detection of the protocol options is not honoured")
+	}
+	for _, f := range o.GetHttpFilters() {
+		if !harmless[f.GetName()] {
+			n.add("HTTP filter %s is not applied", f.GetName())
+		}
+	}
+}
+
+// connections notes what would bound the connections to endpoints.
+func connections(o *corev3.HttpProtocolOptions, n *notes) {
+	if o == nil {
+		return
+	}
+	n.fields(o, "idle_timeout max_requests_per_connection max_headers_count max_response_headers_kb headers_with_underscores_action")
+	if o.GetIdleTimeout().AsDuration() > 0 {
+		n.add("idle_timeout is not honoured")
+	}
+	if o.GetMaxRequestsPerConnection().GetValue() > 0 {
+		n.add("max_requests_per_connection is not honoured")
 	}
 }
 
@@ -152,11 +187,15 @@ func balancing(s *route.ClusterSpec, m *clusterv3.Cluster, n *notes) {
 	switch p := m.GetLbPolicy(); p {
 	case clusterv3.Cluster_ROUND_ROBIN:
 		s.Policy = route.RoundRobin
-		slowStart(m.GetRoundRobinLbConfig().GetSlowStartConfig() != nil, n)
+		if c := m.GetRoundRobinLbConfig(); c != nil {
+			n.fields(c, "")
+		}
 	case clusterv3.Cluster_LEAST_REQUEST:
 		s.Policy = route.LeastRequest
-		choices(s, m.GetLeastRequestLbConfig().GetChoiceCount(), n)
-		slowStart(m.GetLeastRequestLbConfig().GetSlowStartConfig() != nil, n)
+		if c := m.GetLeastRequestLbConfig(); c != nil {
+			n.fields(c, "choice_count")
+			choices(s, c.GetChoiceCount(), n)
+		}
 	case clusterv3.Cluster_RANDOM:
 		s.Policy = route.Random
 	case clusterv3.Cluster_RING_HASH:
@@ -187,23 +226,29 @@ func choices(s *route.ClusterSpec, v *wrapperspb.UInt32Value, n *notes) {
 	}
 }
 
-func slowStart(set bool, n *notes) {
-	if set {
-		n.add("slow_start_config is not honoured")
-	}
-}
-
 // typedPolicy takes a policy in the form of an extension; false: it is not known.
 func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes) bool {
 	a := c.GetTypedConfig()
 	switch a.GetTypeUrl() {
 	case policyURL + "round_robin.v3.RoundRobin":
+		var p roundv3.RoundRobin
+		if proto.Unmarshal(a.GetValue(), &p) != nil {
+			return false
+		}
 		s.Policy = route.RoundRobin
+		n.fields(&p, "locality_lb_config")
+		localities(s, p.GetLocalityLbConfig(), n)
 	case policyURL + "client_side_weighted_round_robin.v3.ClientSideWeightedRoundRobin":
 		s.Policy = route.RoundRobin
 		n.add("client_side_weighted_round_robin is done by the configured weights alone")
 	case policyURL + "random.v3.Random":
+		var p randomv3.Random
+		if proto.Unmarshal(a.GetValue(), &p) != nil {
+			return false
+		}
 		s.Policy = route.Random
+		n.fields(&p, "locality_lb_config")
+		localities(s, p.GetLocalityLbConfig(), n)
 	case policyURL + "least_request.v3.LeastRequest":
 		var p leastv3.LeastRequest
 		if proto.Unmarshal(a.GetValue(), &p) != nil {
@@ -211,20 +256,27 @@ func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes)
 		}
 		s.Policy = route.LeastRequest
 		choices(s, p.GetChoiceCount(), n)
-		s.LocalityWeighted = s.LocalityWeighted || p.GetLocalityLbConfig().GetLocalityWeightedLbConfig() != nil
-		slowStart(p.GetSlowStartConfig() != nil, n)
+		n.fields(&p, "choice_count locality_lb_config")
+		localities(s, p.GetLocalityLbConfig(), n)
 	case policyURL + "ring_hash.v3.RingHash":
 		var p ringv3.RingHash
 		if proto.Unmarshal(a.GetValue(), &p) != nil {
 			return false
 		}
 		s.Policy, s.Ring = route.RingHash, route.RingSize{Min: size(p.GetMinimumRingSize()), Max: size(p.GetMaximumRingSize())}
+		n.fields(&p, "minimum_ring_size maximum_ring_size hash_function locality_weighted_lb_config")
+		if f := p.GetHashFunction(); f == ringv3.RingHash_MURMUR_HASH_2 {
+			n.add("hash_function %s is not honoured", f)
+		}
+		s.LocalityWeighted = s.LocalityWeighted || p.GetLocalityWeightedLbConfig() != nil
 	case policyURL + "maglev.v3.Maglev":
 		var p maglevv3.Maglev
 		if proto.Unmarshal(a.GetValue(), &p) != nil {
 			return false
 		}
 		s.Policy, s.Table = route.Maglev, size(p.GetTableSize())
+		n.fields(&p, "table_size locality_weighted_lb_config")
+		s.LocalityWeighted = s.LocalityWeighted || p.GetLocalityWeightedLbConfig() != nil
 	case policyURL + "wrr_locality.v3.WrrLocality":
 		var p wrrv3.WrrLocality
 		if proto.Unmarshal(a.GetValue(), &p) != nil {
@@ -243,6 +295,13 @@ func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes)
 	return true
 }
 
+func localities(s *route.ClusterSpec, l *lbv3.LocalityLbConfig, n *notes) {
+	s.LocalityWeighted = s.LocalityWeighted || l.GetLocalityWeightedLbConfig() != nil
+	if l != nil {
+		n.fields(l, "locality_weighted_lb_config")
+	}
+}
+
 // limits translates circuit breakers. What is not set is unlimited: Envoy's 1024 is
 // meant for HTTP, and Istio sends every value.
 func limits(s *route.ClusterSpec, c *clusterv3.CircuitBreakers, n *notes) {
@@ -250,18 +309,22 @@ func limits(s *route.ClusterSpec, c *clusterv3.CircuitBreakers, n *notes) {
 	for _, t := range c.GetPerHostThresholds() {
 		if t.GetPriority() == corev3.RoutingPriority_DEFAULT {
 			hosts = limit(t.GetMaxConnections()) // the only one that Envoy has there
+			n.within("circuit_breakers.per_host_thresholds.", t, "priority max_connections track_remaining")
 		}
 	}
 	s.Limits.HostConnections = hosts
 	for _, t := range c.GetThresholds() {
 		if t.GetPriority() != corev3.RoutingPriority_DEFAULT {
+			n.add("circuit_breakers.thresholds of priority %s is not honoured", t.GetPriority())
 			continue
 		}
+		n.within("circuit_breakers.thresholds.", t, "priority max_connections max_pending_requests max_requests max_retries retry_budget track_remaining")
 		s.Limits = route.Limits{
 			Connections: limit(t.GetMaxConnections()), Pending: limit(t.GetMaxPendingRequests()),
 			Requests: limit(t.GetMaxRequests()), Retries: limit(t.GetMaxRetries()), HostConnections: hosts,
 		}
 		if b := t.GetRetryBudget(); b != nil {
+			n.within("circuit_breakers.thresholds.retry_budget.", b, "budget_percent min_retry_concurrency")
 			budget := &route.RetryBudget{Percent: 20, Concurrency: or(b.GetMinRetryConcurrency(), 3)}
 			if p := b.GetBudgetPercent(); p != nil {
 				budget.Percent = min(max(0, p.GetValue()), 100)
@@ -313,6 +376,13 @@ func outlier(m *clusterv3.OutlierDetection, n *notes) *route.Outlier {
 			n.add("outlier_detection.%s: a part of 100 counts as 100", name)
 		}
 	}
+	n.within("outlier_detection.", m, "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume "+
+		"success_rate_stdev_factor consecutive_gateway_failure enforcing_consecutive_gateway_failure split_external_local_origin_errors consecutive_local_origin_failure "+
+		"enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate failure_percentage_threshold enforcing_failure_percentage enforcing_failure_percentage_local_origin "+
+		"failure_percentage_minimum_hosts failure_percentage_request_volume max_ejection_time always_eject_one_host monitors")
+	if m.GetEnforcingLocalOriginSuccessRate().GetValue() > 0 {
+		n.add("outlier_detection.enforcing_local_origin_success_rate is not honoured")
+	}
 	if m.GetEnforcingFailurePercentage().GetValue() > 0 || m.GetEnforcingFailurePercentageLocalOrigin().GetValue() > 0 {
 		n.add("outlier_detection by failure_percentage is not honoured")
 	}
@@ -343,6 +413,9 @@ func endpointSet(a *xdsclient.Assignment, meshPorts []int, n *notes) *route.Endp
 	}
 	if a.DropPerMillion > 0 {
 		n.add("drop_overloads is not honoured")
+	}
+	for _, field := range a.Unread {
+		n.add("%s is not honoured", field)
 	}
 	s := &route.EndpointSet{Overprovisioning: a.Overprovisioning}
 	for _, l := range a.Localities {

@@ -26,7 +26,10 @@ func (n *notes) add(format string, args ...any) {
 // fields notes each field of m that is set and not in known, a list of names
 // between blanks: those that are honoured, and those that mean nothing to a Dubbo
 // call.
-func (n *notes) fields(m proto.Message, known string) {
+func (n *notes) fields(m proto.Message, known string) { n.within("", m, known) }
+
+// within is fields of a message that is named before them.
+func (n *notes) within(prefix string, m proto.Message, known string) {
 	known = " " + known + " "
 	m.ProtoReflect().Range(func(f protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(f.Name())
@@ -36,7 +39,7 @@ func (n *notes) fields(m proto.Message, known string) {
 		if f.Kind() == protoreflect.BoolKind && !f.IsList() && !v.Bool() {
 			return true
 		}
-		n.add("%s is not honoured", name)
+		n.add("%s%s is not honoured", prefix, name)
 		return true
 	})
 	slices.Sort(*n) // Range has no order

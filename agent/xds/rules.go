@@ -186,6 +186,9 @@ func forward(out *route.RouteRule, c *routev3.RouteConfiguration, v *routev3.Vir
 	if d := a.GetIdleTimeout(); d.AsDuration() > 0 {
 		n.add("idle_timeout is not honoured")
 	}
+	if p := a.GetPriority(); p != corev3.RoutingPriority_DEFAULT {
+		n.add("priority %s is not honoured, the circuit breakers of DEFAULT count", p)
+	}
 	if p := a.GetRetryPolicy(); p != nil {
 		out.Retry = retry(p, n)
 	} else if p := v.GetRetryPolicy(); p != nil {
@@ -220,7 +223,7 @@ func weighted(w *routev3.WeightedCluster, n *notes) []route.WeightedCluster {
 	for _, c := range w.GetClusters() {
 		n.fields(c, "name cluster_header weight request_headers_to_add request_headers_to_remove")
 		if c.GetName() == "" {
-			n.add("a weighted cluster that a header names is left out")
+			n.add("a weighted cluster that a header names (%s) is left out", c.GetClusterHeader())
 			continue
 		}
 		wc := route.WeightedCluster{Cluster: c.GetName(), Weight: c.GetWeight().GetValue()}
@@ -312,7 +315,7 @@ func retry(p *routev3.RetryPolicy, n *notes) route.Retry {
 	if b := p.GetRetryBackOff(); b != nil {
 		r.Backoff, r.MaxDelay = max(0, b.GetBaseInterval().AsDuration()), max(0, b.GetMaxInterval().AsDuration())
 	}
-	n.fields(p, "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts retriable_status_codes retry_back_off refresh_cluster_on_retry")
+	n.fields(p, "retry_on num_retries per_try_timeout retry_host_predicate host_selection_retry_max_attempts retriable_status_codes retry_back_off")
 	on := strings.FieldsFunc(p.GetRetryOn(), func(c rune) bool { return c == ',' || c == ' ' })
 	if isImplied(on) {
 		return r
@@ -427,6 +430,7 @@ func inject(out *route.RouteRule, f *faultv3.HTTPFault, n *notes) {
 		}
 	}
 	if a := f.GetAbort(); a != nil {
+		n.within("fault.abort.", a, "http_status grpc_status header_abort percentage")
 		switch e := a.GetErrorType().(type) {
 		case *faultv3.FaultAbort_HttpStatus:
 			out.Fault.AbortStatus, out.Fault.AbortShare = int(e.HttpStatus), perMillion(a.GetPercentage())

@@ -9,9 +9,14 @@ import (
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	listenerv3 "github.com/envoyproxy/go-control-plane/envoy/config/listener/v3"
 	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
+	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
 	"google.golang.org/protobuf/encoding/prototext"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/xdsclient"
@@ -247,7 +252,8 @@ func TestClusters(t *testing.T) {
 		},
 		`type: EDS circuit_breakers { thresholds { priority: HIGH max_requests { value: 1 } } thresholds { max_connections {} max_requests { value: 7 } retry_budget {} } per_host_thresholds { max_connections { value: 2 } } }`: {
 			Policy: route.RoundRobin, PanicPercent: 50,
-			Limits: route.Limits{Connections: route.Nothing, Requests: 7, RetryBudget: &route.RetryBudget{Percent: 20, Concurrency: 3}, HostConnections: 2},
+			Limits:      route.Limits{Connections: route.Nothing, Requests: 7, RetryBudget: &route.RetryBudget{Percent: 20, Concurrency: 3}, HostConnections: 2},
+			Unsupported: []string{"circuit_breakers.thresholds of priority HIGH is not honoured"},
 		},
 		`type: EDS outlier_detection {}`: {
 			Policy: route.RoundRobin, PanicPercent: 50, Outlier: &route.Outlier{Consecutive: 5, MaxEjectionPercent: 10, SuccessRate: true},
@@ -344,6 +350,93 @@ func TestChangeIsProportional(t *testing.T) {
 	if len(r.Unsupported()) != 0 {
 		t.Errorf("%v", r.Unsupported())
 	}
+}
+
+// A service whose port is no HTTP for istiod has a cluster and no virtual host: calls
+// go to the cluster, and the listener says why.
+func TestServicesWithoutRoutes(t *testing.T) {
+	const foo, spec = "outbound|20882||com.a.Foo", "cluster/outbound|20882||com.a.Foo"
+	s := control(t)
+	l := xdstest.Listener("0.0.0.0_20882", "x")
+	l.FilterChains[0].Filters = []*listenerv3.Filter{
+		{Name: "istio.metadata_exchange"}, {Name: "example.rbac", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: &anypb.Any{TypeUrl: "x/y"}}},
+		{Name: "t", ConfigType: &listenerv3.Filter_TypedConfig{TypedConfig: xdstest.Any(&tcpv3.TcpProxy{ClusterSpecifier: &tcpv3.TcpProxy_Cluster{Cluster: foo}})}},
+	}
+	s.Set(xdstest.Cluster(foo), xdstest.Endpoints(foo, "10.0.0.1:20882"), l)
+	for _, other := range []string{"outbound|20882|blue|com.a.Foo", "outbound|8080||com.a.Foo", "inbound|20882||", "PassthroughCluster", "BlackHoleCluster"} {
+		s.Set(xdstest.Cluster(other), xdstest.Endpoints(other, "10.0.0.2:20882"))
+	}
+	r := start(t, s, Options{})
+	r.until("its cluster", func() bool { return r.synced && r.routes[spec] != nil && r.general["listener 0.0.0.0_20882"] != nil })
+	if len(r.routes) != 1 || len(r.clusters) != 3 { // neither inbound nor built in
+		t.Errorf("routes %v, clusters %v", r.routes, r.clusters)
+	}
+	want := &route.RouteSpec{Name: spec, Hosts: []string{"com.a.foo"}, Last: true, Routes: []route.RouteRule{{Clusters: []route.WeightedCluster{{Cluster: foo, Weight: 1}}}}}
+	if !reflect.DeepEqual(r.routes[spec], want) {
+		t.Errorf("\n got %+v\nwant %+v", r.routes[spec], want)
+	}
+	if n := r.general["listener 0.0.0.0_20882"]; !slices.Equal(n, []string{"network filter example.rbac is not applied", "there are no routes, only tcp_proxy to " + foo + ": name the port dubbo, without a protocol"}) {
+		t.Errorf("%q", n)
+	}
+	// The server drops the cluster while a virtual host names it.
+	s.Set(xdstest.Listener("0.0.0.0_20882", "20882"), xdstest.Routes("20882", xdstest.VirtualHost("com.a.foo", foo)))
+	r.until("a virtual host", func() bool { return r.routes["20882/com.a.foo"] != nil })
+	s.Delete(xdstest.ClusterURL, foo)
+	r.until("no cluster any more", func() bool {
+		return r.routes[spec] == nil && r.clusters[foo] != nil && len(r.clusters[foo].Unsupported) == 1
+	})
+	s.Set(xdstest.Cluster(foo), xdstest.Endpoints(foo, "10.0.0.1:20882"))
+	r.until("the cluster again", func() bool { return r.routes[spec] != nil && len(r.clusters[foo].Unsupported) == 0 })
+}
+
+// The same by name: istiod's gRPC generator has a route configuration without
+// virtual hosts for such a service.
+func TestServicesWithoutRoutesByName(t *testing.T) {
+	const name = "outbound|20882||com.a.foo"
+	s := control(t)
+	s.Set(xdstest.APIListener("com.a.foo:20882", name), xdstest.Routes(name), xdstest.Cluster(name), xdstest.Endpoints(name, "10.0.0.1:20882"))
+	r := start(t, s, Options{Mode: GRPC}, service("com.a.Foo"))
+	const implied = name + "/cluster/" + name
+	r.until("its cluster", func() bool { return r.synced && r.routes[implied] != nil && r.endpoints[name] != nil })
+	if spec := r.routes[implied]; !spec.Last || !slices.Equal(spec.Hosts, []string{"com.a.foo"}) || len(spec.Routes) != 1 || spec.Routes[0].Clusters[0].Cluster != name {
+		t.Errorf("%+v", spec)
+	}
+	s.Set(xdstest.Routes(name, xdstest.VirtualHost("com.a.foo:20882", name)))
+	r.until("a virtual host", func() bool { return r.routes[implied] == nil && r.routes[name+"/com.a.foo:20882"] != nil })
+	s.Set(xdstest.Routes(name))
+	r.until("none again", func() bool { return r.routes[implied] != nil && len(r.routes) == 1 })
+	// The service goes as istiod lets it go.
+	s.Delete(xdstest.ListenerURL, "com.a.foo:20882")
+	s.Delete(xdstest.ClusterURL, name)
+	r.until("gone", func() bool { return len(r.routes)+len(r.clusters)+len(r.endpoints) == 0 })
+}
+
+// What of a listener and of a route configuration has no place in a rule is said.
+func TestNotesOfListeners(t *testing.T) {
+	s := control(t)
+	l := xdstest.Listener("out", "r")
+	m := new(hcmv3.HttpConnectionManager)
+	if err := l.FilterChains[0].Filters[0].GetTypedConfig().UnmarshalTo(m); err != nil {
+		t.Fatal(err)
+	}
+	m.GetRds().ConfigSource = &corev3.ConfigSource{ConfigSourceSpecifier: &corev3.ConfigSource_Path{Path: "/x"}}
+	m.HttpFilters = []*hcmv3.HttpFilter{
+		{Name: "envoy.filters.http.fault", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: xdstest.Any(parse(t, `abort { http_status: 500 percentage { numerator: 100 } }`, new(faultv3.HTTPFault)))}},
+		{Name: "envoy.filters.http.fault", ConfigType: &hcmv3.HttpFilter_TypedConfig{TypedConfig: xdstest.Any(new(faultv3.HTTPFault))}},
+		{Name: "envoy.filters.http.router"}, {Name: "example.authz"}, {Name: "example.off", Disabled: true},
+	}
+	l.FilterChains[0].Filters[0].ConfigType = &listenerv3.Filter_TypedConfig{TypedConfig: xdstest.Any(m)}
+	s.Set(l, parse(t, `name: "r" vhds { config_source { ads {} } }`, new(routev3.RouteConfiguration)))
+	r := start(t, s, Options{})
+	r.until("said", func() bool { return len(r.general["listener out"]) > 0 && len(r.general["route configuration r"]) > 0 })
+	if n := r.general["listener out"]; !slices.Equal(n, []string{
+		"the fault of HTTP filter envoy.filters.http.fault is not injected, only those of routes are", "HTTP filter example.authz is not applied",
+		"rds.config_source is not honoured, the server of this resource is asked",
+	}) {
+		t.Errorf("%q", n)
+	}
+	s.Set(xdstest.Listener("out", "r"), xdstest.Routes("r"))
+	r.until("all well", func() bool { return r.general != nil && len(r.general) == 0 })
 }
 
 // By name: a service is synced when its listener was answered, also if it is not

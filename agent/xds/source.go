@@ -14,8 +14,12 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	routev3 "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
+	faultv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/fault/v3"
 	dubbov3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dubbo_proxy/v3"
 	hcmv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	tcpv3 "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/tcp_proxy/v3"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/meshferry/meshferry/agent/route"
 	"github.com/meshferry/meshferry/registry"
@@ -91,6 +95,7 @@ func New(o Options) (*Source, error) {
 	if o.Client.Log == nil {
 		o.Client.Log = o.Log
 	}
+	o.Client.Implied = func(name string) *routev3.VirtualHost { return impliedHost(name, o.Port) }
 	if o.Mode == Sidecar && len(o.Listeners) > 0 {
 		o.Client.Follow = func(name string) bool { return slices.Contains(o.Listeners, name) }
 	}
@@ -100,7 +105,7 @@ func New(o Options) (*Source, error) {
 	}
 	return &Source{
 		o: o, client: c, kick: make(chan struct{}, 1), notes: map[string][]string{},
-		t: newTranslator(o.Port, o.MeshPorts),
+		t: newTranslator(o.Mode, o.Port, o.MeshPorts),
 	}, nil
 }
 
@@ -229,6 +234,7 @@ func (s *Source) Status() xdsclient.Status { return s.client.Status() }
 
 // translator remembers what it has translated.
 type translator struct {
+	mode      Mode
 	port      int
 	meshPorts []int
 
@@ -240,9 +246,9 @@ type translator struct {
 	listeners map[string]*xdsclient.Listener
 }
 
-func newTranslator(port int, meshPorts []int) translator {
+func newTranslator(mode Mode, port int, meshPorts []int) translator {
 	return translator{
-		port: port, meshPorts: meshPorts, answered: map[string]struct{}{}, clusters: map[string]*xdsclient.Cluster{},
+		mode: mode, port: port, meshPorts: meshPorts, answered: map[string]struct{}{}, clusters: map[string]*xdsclient.Cluster{},
 		hosts: map[string]map[*xdsclient.VirtualHost]string{}, dubbo: map[string][]string{}, general: map[string][]string{},
 		listeners: map[string]*xdsclient.Listener{},
 	}
@@ -300,6 +306,7 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 	if c == nil {
 		if old != nil {
 			delete(t.clusters, name)
+			t.bare(name, old, nil, out)
 			out.Clusters[name], out.Endpoints[name], said[resource] = nil, nil, nil
 			if resource := "endpoints " + name; len(t.general[resource]) > 0 {
 				t.general[resource], said[resource] = nil, nil
@@ -308,6 +315,7 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 		return
 	}
 	t.clusters[name] = c
+	t.bare(name, old, c, out)
 	if old == nil || old.Config != c.Config || old.Orphan != c.Orphan {
 		spec := clusterSpec(c)
 		out.Clusters[name], said[resource] = spec, spec.Unsupported
@@ -321,9 +329,61 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 	}
 }
 
+// hostOf is the host of a cluster as Istio names it, if it is the whole service at
+// the port of the mesh.
+func hostOf(cluster string, port int) string {
+	parts := strings.Split(cluster, "|")
+	if len(parts) != 4 || parts[0] != "outbound" || parts[1] != strconv.Itoa(port) || parts[2] != "" {
+		return ""
+	}
+	return strings.ToLower(parts[3])
+}
+
+// bare tells a route to a cluster, for a service that has no virtual host: the
+// operator named its port tcp-…, and istiod makes no routes of that. old and c are
+// the cluster as it was and is, nil for none.
+func (t *translator) bare(name string, old, c *xdsclient.Cluster, out *route.RuleUpdate) {
+	if t.mode == GRPC {
+		return // impliedHost does it
+	}
+	host := hostOf(name, t.port)
+	was, is := old != nil && !old.Orphan, c != nil && !c.Orphan
+	if host == "" || was == is {
+		return
+	}
+	spec := &route.RouteSpec{Name: "cluster/" + name, Hosts: []string{host}, Last: true, Routes: []route.RouteRule{{Clusters: []route.WeightedCluster{{Cluster: name, Weight: 1}}}}}
+	if !is {
+		out.Routes[spec.Name] = nil
+		return
+	}
+	out.Routes[spec.Name] = spec
+}
+
+// impliedHost is bare where clusters are asked for by name: the routes that the gRPC
+// generator has for a service are named as its cluster.
+func impliedHost(routes string, port int) *routev3.VirtualHost {
+	host := hostOf(routes, port)
+	if host == "" {
+		return nil
+	}
+	return &routev3.VirtualHost{Name: "cluster/" + routes, Domains: []string{host}, Routes: []*routev3.Route{{
+		Match:  &routev3.RouteMatch{PathSpecifier: &routev3.RouteMatch_Prefix{Prefix: "/"}},
+		Action: &routev3.Route_Route{Route: &routev3.RouteAction{ClusterSpecifier: &routev3.RouteAction_Cluster{Cluster: routes}}},
+	}}}
+}
+
 // route translates the virtual hosts that changed.
 func (t *translator) route(name string, r *xdsclient.Route, out *route.RuleUpdate, said map[string][]string) {
 	old := t.hosts[name]
+	// What has no virtual host to be said with.
+	resource := "route configuration " + name
+	if has := r != nil && r.Config.GetVhds() != nil; has || len(t.general[resource]) > 0 {
+		t.general[resource], said[resource] = nil, nil
+		if has {
+			t.general[resource] = []string{"vhds is not honoured: virtual hosts on demand are not asked for"}
+			said[resource] = t.general[resource]
+		}
+	}
 	next := map[*xdsclient.VirtualHost]string{}
 	var fresh []*xdsclient.VirtualHost
 	if r != nil {
@@ -346,6 +406,7 @@ func (t *translator) route(name string, r *xdsclient.Route, out *route.RuleUpdat
 			next[v] = ""
 			continue
 		}
+		spec.Last = v.Implied
 		next[v] = spec.Name
 		out.Routes[spec.Name] = spec
 		lines := notes(slices.Clone(spec.Unsupported))
@@ -381,7 +442,13 @@ func (t *translator) dubboRoutes(name string, list []*dubbov3.RouteConfiguration
 	}
 }
 
-// harmless are the HTTP filters that do nothing to what a Dubbo call is.
+const (
+	httpURL = "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager"
+	tcpURL  = "type.googleapis.com/envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy"
+)
+
+// harmless are the filters, of networks, HTTP and clusters, that do nothing to what a
+// Dubbo call is; the faults of routes are injected.
 var harmless = map[string]bool{
 	"istio.metadata_exchange": true, "istio.alpn": true, "istio.stats": true, "envoy.filters.http.grpc_stats": true,
 	"envoy.filters.http.fault": true, "envoy.filters.http.cors": true, "envoy.filters.http.router": true,
@@ -418,9 +485,11 @@ func (t *translator) listener(name string, l *xdsclient.Listener, out *route.Rul
 	for _, h := range l.HTTP {
 		manager(h, &n)
 	}
+	filters(l, t.port, &n)
 	var list []*dubbov3.RouteConfiguration
 	for _, f := range l.Filters {
 		m := f.Value.(*dubbov3.DubboProxy)
+		source("drds.config_source", m.GetDrds().GetConfigSource(), &n)
 		list = append(list, inlineRoutes(m)...)
 		for _, f := range m.GetDubboFilters() {
 			if f.GetName() != "envoy.filters.dubbo.router" {
@@ -443,8 +512,46 @@ func manager(h *hcmv3.HttpConnectionManager, n *notes) {
 		if !harmless[f.GetName()] && !f.GetDisabled() {
 			n.add("HTTP filter %s is not applied", f.GetName())
 		}
+		var fault faultv3.HTTPFault
+		if a := f.GetTypedConfig(); a.GetTypeUrl() == faultURL && proto.Unmarshal(a.GetValue(), &fault) == nil && (fault.GetAbort() != nil || fault.GetDelay() != nil) {
+			n.add("the fault of HTTP filter %s is not injected, only those of routes are", f.GetName())
+		}
 	}
 	if h.GetScopedRoutes() != nil {
 		n.add("scoped_routes is not honoured")
+	}
+	source("rds.config_source", h.GetRds().GetConfigSource(), n)
+}
+
+// source notes that something is to come from elsewhere than from where this came.
+func source(field string, c *corev3.ConfigSource, n *notes) {
+	if c != nil && c.GetAds() == nil && c.GetSelf() == nil {
+		n.add("%s is not honoured, the server of this resource is asked", field)
+	}
+}
+
+// filters notes the network filters of a listener that are not applied.
+func filters(l *xdsclient.Listener, port int, n *notes) {
+	routed := l.Config.GetApiListener() != nil
+	var bare []string // clusters of tcp_proxy
+	for _, chain := range append(slices.Clone(l.Config.GetFilterChains()), l.Config.GetDefaultFilterChain()) {
+		for _, f := range chain.GetFilters() {
+			switch url := f.GetTypedConfig().GetTypeUrl(); {
+			case url == httpURL, url == dubboProxyURL:
+				routed = true
+			case url == tcpURL:
+				var m tcpv3.TcpProxy
+				if proto.Unmarshal(f.GetTypedConfig().GetValue(), &m) == nil && hostOf(m.GetCluster(), port) != "" {
+					bare = append(bare, m.GetCluster())
+				}
+			case !harmless[f.GetName()]:
+				n.add("network filter %s is not applied", f.GetName())
+			}
+		}
+	}
+	if !routed {
+		for _, c := range bare {
+			n.add("there are no routes, only tcp_proxy to %s: name the port dubbo, without a protocol", c)
+		}
 	}
 }
