@@ -9,7 +9,7 @@ TAGS   = nomsgpack,grpcnotrace
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-zookeeper test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ test-nacos: ## registry/nacos on Nacos 2.3 and 3.1: also with servers that stop,
 
 test-java: ## the long suites with Java, in a network namespace: calls, restarts, Spring, zero-code, foreign addresses
 	$(GO) test $(RACE) ./demo/e2e -run 'Java|ZeroCode|Foreign' -count=1 -timeout 30m -java
+
+test-zookeeper: ## registry/zookeeper on ZooKeeper 3.4 to 3.8 (make test has 3.9)
+	@set -e; for v in 3.4.14 3.5.10 3.6.4 3.7.2 3.8.4; do echo "== ZooKeeper $$v"; $(GO) test ./registry/zookeeper -count=1 -timeout 10m -args -zookeeper $$v; done
 
 test-matrix: ## every kind of Java and Go application with every other, thin and unmodified; UPDATE=1 writes docs/compatibility.md
 	$(GO) test ./demo/e2e -run '^TestMatrix$$|UnmodifiedJava' -count=1 -v -timeout 30m -matrix $(if $(UPDATE),-update)

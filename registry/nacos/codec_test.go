@@ -208,7 +208,12 @@ func TestParseURL(t *testing.T) {
 	if o, err := ParseURL("nacos://h?namespace=public"); err != nil || o.Namespace != "" || o.Group != DefaultGroup || o.TLS.On {
 		t.Errorf("defaults: %+v, %v", o, err)
 	}
-	for _, bad := range []string{"", "h:8848", "zookeeper://h", "nacos://", "nacos:///x", "nacos://h,,h2", "nacos://h:0", "nacos://h:64536",
+	for path, want := range map[string]string{"": "/nacos", "mesh": "/mesh", "%2Fa%2Fb%2F": "/a/b", "/": ""} {
+		if o, err := ParseURL("nacos://h?contextPath=" + path); err != nil || o.base("h:1") != "http://h:1"+want {
+			t.Errorf("context path %q: %q, %v", path, o.base("h:1"), err)
+		}
+	}
+	for _, bad := range []string{"nacos://h?contextPath=a%20b", "", "h:8848", "zookeeper://h", "nacos://", "nacos:///x", "nacos://h,,h2", "nacos://h:0", "nacos://h:64536",
 		"nacos://u@h", "nacos://:secret@h", "nacos://u:%zzsecret@h", "nacos://h?root=x", "nacos://h?group=a%40%40b", "nacos://h?namespace=a%2Fb", "nacos://h?tls=maybe", "nacos://h/ns"} {
 		if _, err := ParseURL(bad); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%s: %v", bad, err)

@@ -114,34 +114,40 @@ func fetch(client *http.Client, r *http.Request) (status int, body []byte, err e
 
 // namespaceMissing tells whether the server says that the namespace does not
 // exist: it takes registrations for one that nobody will ever look into. A server
-// that does not answer the question, or not us, leaves it open.
-func (o Options) namespaceMissing(ctx context.Context, server, token string) bool {
+// that does not answer the question, or not us, leaves it open. Namespaces have names
+// too, which are easily taken for ids: those that are called so are given.
+func (o Options) namespaceMissing(ctx context.Context, server, token string) (missing bool, ids []string) {
 	if o.Namespace == "" {
-		return false
+		return false, nil
 	}
 	client, err := o.httpClient()
 	if err != nil {
-		return false
+		return false, nil
 	}
 	for _, path := range []string{"/v1/console/namespaces", "/v3/admin/core/namespace/list"} {
 		r, err := http.NewRequestWithContext(ctx, http.MethodGet, o.base(server)+path+"?accessToken="+url.QueryEscape(token), nil)
 		if err != nil {
-			return false
+			return false, nil
 		}
 		status, body, err := fetch(client, r)
 		if err != nil {
-			return false
+			return false, nil
 		}
-		var a struct{ Data []struct{ Namespace string } }
+		var a struct {
+			Data []struct{ Namespace, NamespaceShowName string }
+		}
 		if status != http.StatusOK || json.Unmarshal(body, &a) != nil || len(a.Data) == 0 {
 			continue
 		}
 		for _, n := range a.Data {
 			if n.Namespace == o.Namespace {
-				return false
+				return false, nil
+			}
+			if n.NamespaceShowName == o.Namespace {
+				ids = append(ids, n.Namespace)
 			}
 		}
-		return true
+		return true, ids
 	}
-	return false
+	return false, nil
 }

@@ -91,7 +91,7 @@ var quick = nacostest.Java("-Dnacos.naming.push.pushTaskDelay=50")
 func namespace(t *testing.T, s *nacostest.Server) string {
 	t.Helper()
 	id := fmt.Sprintf("t%d", common.n.Add(1))
-	if err := s.CreateNamespace(t.Context(), id); err != nil {
+	if err := s.CreateNamespace(t.Context(), id, "name of "+id); err != nil {
 		t.Fatal(err)
 	}
 	return id

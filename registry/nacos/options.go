@@ -70,7 +70,7 @@ func (o Options) complete() (Options, error) {
 	if o.Namespace == "public" {
 		o.Namespace = ""
 	}
-	o.ContextPath = "/" + strings.Trim(cmp.Or(o.ContextPath, "nacos"), "/")
+	o.ContextPath = strings.TrimRight("/"+strings.Trim(cmp.Or(o.ContextPath, "nacos"), "/"), "/")
 	if strings.ContainsAny(o.ContextPath, "?#% ") {
 		return Options{}, fmt.Errorf("bad context path %q", o.ContextPath)
 	}

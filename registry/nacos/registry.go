@@ -184,9 +184,12 @@ func (r *Registry) use(ctx context.Context, c *conn, ttl time.Duration) error {
 	r.checks.Unlock()
 
 	note := ""
-	if r.o.namespaceMissing(ctx, c.server, *c.token.Load()) {
+	if missing, ids := r.o.namespaceMissing(ctx, c.server, *c.token.Load()); missing {
 		note = fmt.Sprintf("namespace %q does not exist on %s: nobody else will find what is registered there", r.o.Namespace, c.server)
-		r.log.Warn("Nacos namespace does not exist; it takes registrations all the same", "namespace", r.o.Namespace, "server", c.server)
+		if len(ids) > 0 {
+			note += fmt.Sprintf("; that is the name of one, its id is %q", strings.Join(ids, `" or "`))
+		}
+		r.log.Warn("Nacos namespace does not exist; it takes registrations all the same", "namespace", r.o.Namespace, "server", c.server, "idsOfThatName", ids)
 	}
 	r.services.connected(c)
 	r.mu.Lock()

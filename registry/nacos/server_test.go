@@ -144,7 +144,15 @@ func TestMissingNamespace(t *testing.T) {
 	if got := r.Status(); got.State != registry.Connected || !strings.Contains(got.Err, `namespace "nowhere" does not exist`) {
 		t.Errorf("status %+v", got)
 	}
-	r = start(t, options(s, namespace(t, s), "host"))
+	id := namespace(t, s)
+	if err := s.CreateNamespace(t.Context(), id+"-id", id+"-name"); err != nil {
+		t.Fatal(err)
+	}
+	r = start(t, options(s, id+"-name", "host"))
+	if got := r.Status(); !strings.HasSuffix(got.Err, `; that is the name of one, its id is "`+id+`-id"`) {
+		t.Errorf("status with a name for an id %+v", got)
+	}
+	r = start(t, options(s, id, "host"))
 	if got := r.Status(); got.Err != "" {
 		t.Errorf("status in a namespace that exists: %+v", got)
 	}

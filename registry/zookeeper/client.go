@@ -305,8 +305,12 @@ func call[T any](ctx context.Context, c *client, f func(*zk.Conn) (T, error)) (T
 	}
 }
 
-// orAway marks an error that is the connection's, not the node's.
+// orAway marks an error that is the connection's, not the node's. The library says
+// "not authenticated" of a permission that is missing.
 func orAway(err error) error {
+	if errors.Is(err, zk.ErrNoAuth) {
+		return fmt.Errorf("ZooKeeper denies it (its ACL; user and password?): %w", err)
+	}
 	for _, e := range []error{zk.ErrConnectionClosed, zk.ErrClosing, zk.ErrNoServer, zk.ErrSessionExpired, zk.ErrSessionMoved,
 		errDetached, context.DeadlineExceeded, context.Canceled} {
 		if errors.Is(err, e) {

@@ -2,6 +2,7 @@ package zookeeper
 
 import (
 	"context"
+	"flag"
 	"fmt"
 	"log/slog"
 	"os"
@@ -20,6 +21,8 @@ import (
 // patience bounds every wait of a test.
 const patience = 20 * time.Second
 
+var version = flag.String("zookeeper", zktest.Newest, "version of the server that is not stopped")
+
 // One server for all tests that do not stop it; each test has its own roots.
 var common struct {
 	once sync.Once
@@ -32,6 +35,7 @@ var common struct {
 type tests struct{ *testing.M }
 
 func (m tests) Run() int {
+	flag.Parse()
 	dir, err := os.MkdirTemp("", "meshferry-zk-")
 	if err != nil {
 		panic(err)
@@ -49,7 +53,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(tests{m}) }
 
 func server(t *testing.T) *zktest.Server {
 	t.Helper()
-	common.once.Do(func() { common.s, common.err = zktest.Run(context.Background(), common.dir) })
+	common.once.Do(func() { common.s, common.err = zktest.Run(context.Background(), common.dir, zktest.Use(*version)) })
 	if common.err != nil {
 		t.Fatal(common.err)
 	}

@@ -31,6 +31,7 @@ func TestParseURL(t *testing.T) {
 		})},
 		{"zookeeper://h1?group=g", with(func(o *Options) { o.Root, o.ServicesRoot = "g", "g" })},
 		{"zookeeper://h1/r?group=g", with(func(o *Options) { o.Root, o.ServicesRoot = "r", "g" })},
+		{"zookeeper://h1?tls=true", with(func(o *Options) { o.TLS.On = true })},
 		{"zookeeper://h1?backup=h2:2182,h3", with(func(o *Options) {
 			o.Servers = []string{"h1:2181", "h2:2182", "h3:2181"}
 		})},
@@ -43,7 +44,7 @@ func TestParseURL(t *testing.T) {
 		"", "h1:2181", "nacos://h1", "zookeeper://", "zookeeper:///r", "zookeeper://h1,,h2", "zookeeper://h1:0", "zookeeper://h1:x",
 		"zookeeper://h1:70000", "zookeeper://::1", "zookeeper://secret@h1", "zookeeper://:secret@h1", "zookeeper://u:%zzsecret@h1",
 		"zookeeper://h1/a//b", "zookeeper://h1/..", "zookeeper://h1?sessionTimeout=5", "zookeeper://h1?sessionTimeout=-5s",
-		"zookeeper://h1?timeout=5", "zookeeper://u:secret@h1?bad=%zz",
+		"zookeeper://h1?timeout=5", "zookeeper://h1?tls=maybe", "zookeeper://u:secret@h1?bad=%zz",
 	} {
 		if got, err := ParseURL(in); err == nil {
 			t.Errorf("ParseURL(%q) = %+v, want an error", in, got)

@@ -419,12 +419,12 @@ func TestCredentials(t *testing.T) {
 	b := start(t, stranger)
 	report := b.apply(desired("192.0.2.2", "r1"))
 	for key, item := range report {
-		if item.State != registry.Pending || !strings.Contains(item.Err, "not authenticated") {
+		if item.State != registry.Pending || !strings.Contains(item.Err, "ZooKeeper denies it (its ACL; user and password?)") {
 			t.Errorf("%s is %+v without credentials", key, item)
 		}
 	}
 	b.subscribe(greeter).until("told why", func(e registry.Endpoints) bool {
-		return strings.Contains(e.Incomplete, "not authenticated")
+		return strings.Contains(e.Incomplete, "ZooKeeper denies it")
 	})
 
 	a.stop() // a resumed session must show its credentials again

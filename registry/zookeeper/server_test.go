@@ -2,11 +2,15 @@ package zookeeper
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/internal/backend"
+	"github.com/meshferry/meshferry/registry/registrytest"
 	"github.com/meshferry/meshferry/registry/zookeeper/zktest"
 )
 
@@ -188,5 +192,47 @@ func TestNoServer(t *testing.T) {
 		}
 	case <-time.After(patience):
 		t.Error("Run did not end")
+	}
+}
+
+// TestTLS has something before the server that ends TLS. A session is resumed over
+// it, and a certificate that is not trusted is told of.
+func TestTLS(t *testing.T) {
+	t.Parallel()
+	s := server(t)
+	certificate, file := registrytest.Certificate(t, "127.0.0.1")
+	_, other := registrytest.Certificate(t, "127.0.0.1")
+	o := options(s, "host-a")
+	o.Servers = []string{registrytest.StartRelay(t, s.Addr(), &tls.Config{Certificates: []tls.Certificate{certificate}}).Addr()}
+	o.Session, o.TLS = &memory{}, backend.TLS{On: true, CAFile: file}
+	a := start(t, o)
+	d := desired("192.0.2.1", "r1")
+	a.hold(d)
+	session := a.Status().Session
+	a.stop()
+	a = start(t, o)
+	if got := a.Status().Session; got != session {
+		t.Errorf("session %s, was %s", got, session)
+	}
+	a.subscribe(greeter).until("read", size(2))
+	a.stop()
+	for _, c := range []struct{ file, want string }{
+		{other, "certificate signed by unknown authority"},
+		{"", "certificate signed by unknown authority"},
+		{file + ".missing", "no such file"},
+	} {
+		o.TLS.CAFile = c.file
+		r, err := New(o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- r.Run(ctx) }()
+		running{Registry: r, t: t}.await(c.want, func() bool { return strings.Contains(r.Status().Err, c.want) })
+		cancel()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
 	}
 }

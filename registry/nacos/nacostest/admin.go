@@ -115,12 +115,12 @@ func (s *Server) login(ctx context.Context) error {
 	return nil
 }
 
-// CreateNamespace makes a namespace with that id.
-func (s *Server) CreateNamespace(ctx context.Context, id string) error {
+// CreateNamespace makes a namespace with that id and name.
+func (s *Server) CreateNamespace(ctx context.Context, id, name string) error {
 	if s.dist.Version == V3 {
-		return s.data(ctx, http.MethodPost, "/nacos/v3/admin/core/namespace", url.Values{"namespaceId": {id}, "namespaceName": {id}}, nil)
+		return s.data(ctx, http.MethodPost, "/nacos/v3/admin/core/namespace", url.Values{"namespaceId": {id}, "namespaceName": {name}}, nil)
 	}
-	return s.data(ctx, http.MethodPost, "/nacos/v2/console/namespace", url.Values{"namespaceId": {id}, "namespaceName": {id}}, nil)
+	return s.data(ctx, http.MethodPost, "/nacos/v2/console/namespace", url.Values{"namespaceId": {id}, "namespaceName": {name}}, nil)
 }
 
 // Services lists the names of the services of a group, sorted.

@@ -42,7 +42,7 @@ func TestServerLifeCycle(t *testing.T) {
 	if where := listening(t, s.port); len(where) < 4 || slices.ContainsFunc(where, func(a string) bool { return !strings.HasPrefix(a, "0100007F:") }) {
 		t.Errorf("it listens at %v, want four ports on 127.0.0.1 only", where)
 	}
-	if err := s.CreateNamespace(ctx, "one"); err != nil {
+	if err := s.CreateNamespace(ctx, "one", "first"); err != nil {
 		t.Fatal(err)
 	}
 	if err := s.SetConfig(ctx, "one", "g", "d", "x"); err != nil {

@@ -24,14 +24,10 @@ func (e Ensemble) URL() string {
 // Start3 runs an ensemble of three servers until the test ends.
 func Start3(t testing.TB, opts ...Option) Ensemble {
 	t.Helper()
-	lib, err := Install(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
 	var e Ensemble
 	conf := "initLimit=10\nsyncLimit=5\n"
 	for i := range e.Servers {
-		s, err := newServer(t.TempDir(), lib, opts)
+		s, err := newServer(t.Context(), t.TempDir(), opts)
 		peer, err2 := process.FreePort("127.0.0.1")
 		election, err3 := process.FreePort("127.0.0.1")
 		if err != nil || err2 != nil || err3 != nil {

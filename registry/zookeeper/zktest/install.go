@@ -1,6 +1,7 @@
 package zktest
 
 import (
+	"bytes"
 	"context"
 	_ "embed"
 
@@ -10,8 +11,13 @@ import (
 //go:embed pom.xml
 var pom []byte
 
+// Newest is the version that is run unless another is asked for.
+const Newest = "3.9.5"
+
 // Install returns the folder of the server's jars, after fetching them with
 // Maven if they are not in the cache yet. Progress goes to stderr.
-func Install(ctx context.Context) (string, error) {
-	return install.Jars(ctx, "zookeeper", pom)
+func Install(ctx context.Context) (string, error) { return installVersion(ctx, Newest) }
+
+func installVersion(ctx context.Context, version string) (string, error) {
+	return install.Jars(ctx, "zookeeper", bytes.ReplaceAll(pom, []byte(Newest), []byte(version)))
 }

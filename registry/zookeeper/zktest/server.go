@@ -20,9 +20,13 @@ import (
 type Option func(*config)
 
 type config struct {
-	tick time.Duration
-	java []string
+	version string
+	tick    time.Duration
+	java    []string
 }
+
+// Use chooses the version, "3.4.14" for instance; the default is Newest.
+func Use(version string) Option { return func(c *config) { c.version = version } }
 
 // TickTime sets ZooKeeper's tick (default 500 ms). Session time-outs are held to
 // 2 to 20 ticks.
@@ -59,12 +63,8 @@ func Start(t testing.TB, opts ...Option) *Server {
 // returns when the server serves. The server ends with Stop or Kill, or with
 // this process; ctx bounds the start only.
 func Run(ctx context.Context, dir string, opts ...Option) (*Server, error) {
-	lib, err := Install(ctx)
-	if err != nil {
-		return nil, err
-	}
 	for {
-		s, err := newServer(dir, lib, opts)
+		s, err := newServer(ctx, dir, opts)
 		if err != nil {
 			return nil, err
 		}
@@ -74,14 +74,16 @@ func Run(ctx context.Context, dir string, opts ...Option) (*Server, error) {
 	}
 }
 
-func newServer(dir, lib string, opts []Option) (*Server, error) {
-	s := &Server{lib: lib, opts: config{tick: 500 * time.Millisecond}}
+func newServer(ctx context.Context, dir string, opts []Option) (s *Server, err error) {
+	s = &Server{opts: config{version: Newest, tick: 500 * time.Millisecond}}
 	s.Server = &process.Server{Name: "ZooKeeper", Dir: dir, Command: s.command, Ready: s.ready}
 	for _, o := range opts {
 		o(&s.opts)
 	}
-	port, err := process.FreePort("127.0.0.1")
-	s.port = port
+	if s.lib, err = installVersion(ctx, s.opts.version); err != nil {
+		return nil, err
+	}
+	s.port, err = process.FreePort("127.0.0.1")
 	return s, err
 }
 

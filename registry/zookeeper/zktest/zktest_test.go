@@ -99,7 +99,7 @@ func TestEnsembleSurvivesOneMember(t *testing.T) {
 // chooses another port by it.
 func TestPortTaken(t *testing.T) {
 	s := Start(t)
-	second, err := newServer(t.TempDir(), s.lib, nil)
+	second, err := newServer(t.Context(), t.TempDir(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
