@@ -79,12 +79,14 @@ func encode(category string, u registry.URL, hostID string) model.Instance {
 		maps.DeleteFunc(metadata, func(k, _ string) bool {
 			return !ofConsumers[k] && k != "protocol" && k != "path" && k != registry.MarkHost
 		})
-	} else if err != nil || back != u {
+		return i
+	}
+	if err != nil || back != u {
 		metadata[markText] = base64.RawURLEncoding.EncodeToString([]byte(u.String()))
-		for _, k := range []string{markText, registry.MarkOrigins} {
-			if length(metadata) > maxMetadata {
-				delete(metadata, k)
-			}
+	}
+	for _, k := range []string{markText, registry.MarkOrigins} {
+		if length(metadata) > maxMetadata {
+			delete(metadata, k)
 		}
 	}
 	return i

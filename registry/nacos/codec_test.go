@@ -293,4 +293,13 @@ func TestMetadataFits(t *testing.T) {
 			t.Errorf("%s: a parameter is lost", c.name)
 		}
 	}
+	// The list of origins goes too, also where nothing else could.
+	u, err := registry.ParseURL("dubbo://10.0.0.1:20882/a.B?application=shop&interface=a.B&side=" + strings.Repeat("x", 800) +
+		"&meshferry.origins=" + strings.Repeat("10.0.0.1:20880,", 10) + "&meshferry.origin=10.0.0.1:20880&meshferry.caps=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if i := encode(providers, u, "host"); length(i.Metadata) > maxMetadata || i.Metadata[registry.MarkOrigin] == "" || i.Metadata[registry.MarkOrigins] != "" {
+		t.Errorf("%d bytes: %v", length(i.Metadata), i.Metadata)
+	}
 }
