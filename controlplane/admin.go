@@ -21,24 +21,24 @@ func (s *Server) Admin() http.Handler {
 	metrics.MustRegister(collector{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, map[string]string{"status": "ok"})
+		reply(w, http.StatusOK, map[string]string{"status": "ok"})
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if !s.ready.Load() {
-			answer(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "waiting": s.catalog.Waiting()})
+			reply(w, http.StatusServiceUnavailable, map[string]any{"status": "not ready", "waiting": s.catalog.Waiting()})
 			return
 		}
-		answer(w, http.StatusOK, map[string]string{"status": "ready"})
+		reply(w, http.StatusOK, map[string]string{"status": "ready"})
 	})
-	mux.HandleFunc("GET /debug/nodes", func(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, s.nodes.list()) })
+	mux.HandleFunc("GET /debug/nodes", func(w http.ResponseWriter, _ *http.Request) { reply(w, http.StatusOK, s.nodes.list()) })
 	mux.HandleFunc("GET /debug/status", func(w http.ResponseWriter, _ *http.Request) {
-		answer(w, http.StatusOK, map[string]any{"folder": s.folder.Load(), "registries": s.catalog.Statuses(), "totals": s.totals.Load(), "versions": s.versions()})
+		reply(w, http.StatusOK, map[string]any{"folder": s.folder.Load(), "registries": s.catalog.Statuses(), "totals": s.totals.Load(), "versions": s.versions()})
 	})
 	mux.HandleFunc("GET /debug/resources", func(w http.ResponseWriter, r *http.Request) {
 		found := map[string]json.RawMessage{}
 		for kind, t := range s.tables() {
 			if e := t.lookup(r.FormValue("name")); e != nil {
-				if m, err := e.any.UnmarshalNew(); err == nil {
+				if m, err := e.message(); err == nil {
 					if text, err := protojson.Marshal(m); err == nil {
 						found[kind] = text
 					}
@@ -49,12 +49,12 @@ func (s *Server) Admin() http.Handler {
 		if len(found) == 0 {
 			code = http.StatusNotFound
 		}
-		answer(w, code, found)
+		reply(w, code, found)
 	})
 	return mux
 }
 
-func answer(w http.ResponseWriter, code int, v any) {
+func reply(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
 	e := json.NewEncoder(w)
@@ -78,7 +78,7 @@ func (s *Server) versions() map[string]string {
 func (t *table) lookup(name string) *entry {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.entries[name]
+	return t.entries[name].entry
 }
 
 func (t *table) summary() (version string, resources int) {
@@ -128,8 +128,8 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for kind, n := range open {
 		gauge(nodesDesc, float64(n), kind)
 	}
-	counter(responsesDesc, responses)
-	counter(nacksDesc, nacks)
+	counter(responsesDesc, int(responses))
+	counter(nacksDesc, int(nacks))
 	for kind, t := range c.s.tables() {
 		_, n := t.summary()
 		gauge(resourcesDesc, float64(n), kind)

@@ -238,9 +238,13 @@ func socket(address string, port uint32) *core.Address {
 
 // pack is anypb.New for messages of ours, always the same bytes.
 func pack(m proto.Message) *anypb.Any {
-	a := &anypb.Any{}
-	if err := anypb.MarshalFrom(a, m, proto.MarshalOptions{Deterministic: true}); err != nil {
+	return &anypb.Any{TypeUrl: "type.googleapis.com/" + string(m.ProtoReflect().Descriptor().FullName()), Value: marshal(m)}
+}
+
+func marshal(m proto.Message) []byte {
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
 		panic("marshal a message of our own: " + err.Error()) // invalid UTF-8: names were checked
 	}
-	return a
+	return b
 }

@@ -12,6 +12,7 @@ import (
 	router "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/http/router/v3"
 	dubbo "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/dubbo_proxy/v3"
 	hcm "github.com/envoyproxy/go-control-plane/envoy/extensions/filters/network/http_connection_manager/v3"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -73,6 +74,48 @@ func index(c *istio.Config) *rules {
 		}
 	}
 	return r
+}
+
+// differ are the hosts for which another folder says something else. A route's
+// hash comes from the rule of its destination.
+func (r *rules) differ(old *rules) []string {
+	hosts := map[string]bool{}
+	changed(hosts, r.virtual, old.virtual)
+	changed(hosts, r.entries, old.entries)
+	rules := map[string]bool{}
+	changed(rules, r.destination, old.destination)
+	for host, vs := range r.virtual {
+		for _, http := range vs.Spec.Http {
+			for _, d := range http.Route {
+				if rules[istio.Host(d.Destination.GetHost())] {
+					hosts[host] = true
+				}
+			}
+		}
+	}
+	maps.Copy(hosts, rules)
+	if !slices.EqualFunc(r.workloads, old.workloads, istio.Object[*networking.WorkloadEntry].Equal) {
+		for host, e := range r.entries {
+			if e.Spec.WorkloadSelector != nil {
+				hosts[host] = true
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(hosts))
+}
+
+// changed adds the hosts whose object is another one.
+func changed[T proto.Message](hosts map[string]bool, now, before map[string]*istio.Object[T]) {
+	for host, o := range now {
+		if old := before[host]; old == nil || !o.Equal(*old) {
+			hosts[host] = true
+		}
+	}
+	for host := range before {
+		if now[host] == nil {
+			hosts[host] = true
+		}
+	}
 }
 
 // service joins what the registries and the folder know of a host; nil when
@@ -154,10 +197,20 @@ func splitN(s string, sep byte, n int) []string {
 type compiled struct {
 	clusters, endpoints map[string]*entry
 	listener, routes    *entry // for gRPC clients, by name
-	virtual             *route.VirtualHost
-	dubbo               *dubbo.RouteConfiguration // nil for a host without an interface
-	version             string                    // of virtual and dubbo
+	virtual             []byte // the virtual host, as a field of http_proxy
+	dubbo               []byte // the same for dubbo_proxy; nil for a host without an interface
+	named               int    // how many of group and version the service has
 	port                uint32
+}
+
+// Numbers of the fields that make one configuration of many hosts.
+const (
+	fieldVirtualHosts = 2 // of RouteConfiguration
+	fieldRouteConfig  = 4 // of MultipleRouteConfiguration
+)
+
+func asField(num protowire.Number, m proto.Message) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), marshal(m))
 }
 
 func (r *rules) compile(s *service) *compiled {
@@ -165,18 +218,23 @@ func (r *rules) compile(s *service) *compiled {
 	clusters, sets := s.clusters(rule)
 	c := &compiled{clusters: map[string]*entry{}, endpoints: map[string]*entry{}, port: s.port}
 	for _, m := range clusters {
-		c.clusters[m.Name] = newEntry(m)
+		c.clusters[m.Name] = newEntry(m.Name, m)
 	}
 	for _, m := range sets {
-		c.endpoints[m.ClusterName] = newEntry(m)
+		c.endpoints[m.ClusterName] = newEntry(m.ClusterName, m)
 	}
-	c.virtual = s.virtualHost(vs, r.destination, false)
-	c.routes = newEntry(&route.RouteConfiguration{Name: clusterName(s.port, "", s.host), VirtualHosts: []*route.VirtualHost{s.virtualHost(vs, r.destination, true)}})
-	c.listener = newEntry(grpcListener(s))
-	c.version = newEntry(c.virtual).version
+	c.virtual = asField(fieldVirtualHosts, s.virtualHost(vs, r.destination, false))
+	c.routes = newEntry(clusterName(s.port, "", s.host), &route.RouteConfiguration{Name: clusterName(s.port, "", s.host), VirtualHosts: []*route.VirtualHost{s.virtualHost(vs, r.destination, true)}})
+	c.listener = newEntry(s.host+":"+itoa(s.port), grpcListener(s))
 	if s.Interface != "" {
-		c.dubbo = s.dubboRoutes(vs, r.destination)
-		c.version += newEntry(c.dubbo).version
+		if d := s.dubboRoutes(vs, r.destination); len(d.Routes) > 0 {
+			c.dubbo = asField(fieldRouteConfig, d)
+		}
+		for _, part := range []string{s.Group, s.Version} {
+			if part != "" {
+				c.named++
+			}
+		}
 	}
 	return c
 }
@@ -224,33 +282,41 @@ func filtered(name string, port uint32, filter string, config proto.Message) *li
 	}
 }
 
-// allRoutes is the route configuration of agents.
-func allRoutes(all map[string]*compiled) *route.RouteConfiguration {
-	out := &route.RouteConfiguration{Name: proxyRoutes, ValidateClusters: wrapperspb.Bool(false), IgnorePortInHostMatching: true}
-	for _, host := range slices.Sorted(maps.Keys(all)) {
-		out.VirtualHosts = append(out.VirtualHosts, all[host].virtual)
-	}
-	return out
+// allRoutes is the route configuration of agents. The hosts are put together as
+// they were marshalled, so that a change of one costs no work on the others.
+func allRoutes(all map[string]*compiled) *entry {
+	m := &route.RouteConfiguration{Name: proxyRoutes, ValidateClusters: wrapperspb.Bool(false), IgnorePortInHostMatching: true}
+	return together(m, proxyRoutes, all, func(c *compiled) []byte { return c.virtual })
 }
 
 // allDubboRoutes is that of Envoy's dubbo_proxy. An empty group or version takes
 // any there and the first that fits wins, so those that name more come first.
-func allDubboRoutes(all map[string]*compiled) *dubbo.MultipleRouteConfiguration {
-	out := &dubbo.MultipleRouteConfiguration{Name: dubboRoutes}
-	for _, host := range slices.Sorted(maps.Keys(all)) {
-		if c := all[host].dubbo; c != nil && len(c.Routes) > 0 {
-			out.RouteConfig = append(out.RouteConfig, c)
+func allDubboRoutes(all map[string]*compiled) *entry {
+	var parts []func(*compiled) []byte
+	for _, n := range []int{2, 1, 0} {
+		parts = append(parts, func(c *compiled) []byte {
+			if c.named == n {
+				return c.dubbo
+			}
+			return nil
+		})
+	}
+	return together(&dubbo.MultipleRouteConfiguration{Name: dubboRoutes}, dubboRoutes, all, parts...)
+}
+
+// together is a message with further fields, by host.
+func together(m proto.Message, name string, all map[string]*compiled, parts ...func(*compiled) []byte) *entry {
+	a := pack(m)
+	hosts := slices.Sorted(maps.Keys(all))
+	size := len(a.Value)
+	for _, c := range all {
+		size += len(c.virtual) + len(c.dubbo)
+	}
+	a.Value = slices.Grow(a.Value, size)
+	for _, part := range parts {
+		for _, host := range hosts {
+			a.Value = append(a.Value, part(all[host])...)
 		}
 	}
-	named := func(c *dubbo.RouteConfiguration) (n int) {
-		if c.Group != "" {
-			n++
-		}
-		if c.Version != "" {
-			n++
-		}
-		return n
-	}
-	slices.SortStableFunc(out.RouteConfig, func(a, b *dubbo.RouteConfiguration) int { return cmp.Compare(named(b), named(a)) })
-	return out
+	return packed(name, a)
 }

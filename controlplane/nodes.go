@@ -6,34 +6,35 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
-// maxNodes bounds the streams that are served at once.
-const maxNodes = 10_000
+const (
+	maxNodes = 10_000 // streams that are served at once
+	maxTypes = 64     // that one stream asks for
+)
 
 // Node is what one stream was sent and acknowledged.
 type Node struct {
-	ID       string         `json:"id"`
-	Kind     string         `json:"kind"` // agent, grpc or envoy
-	Address  string         `json:"address"`
-	Delta    bool           `json:"incremental"`
-	Since    time.Time      `json:"since"`
-	Types    []TypeOf       `json:"types"`
-	byType   map[string]int // index in Types
-	streamID int64
+	ID      string    `json:"id"`
+	Kind    string    `json:"kind"` // agent, grpc or envoy
+	Address string    `json:"address"`
+	Delta   bool      `json:"incremental"`
+	Since   time.Time `json:"since"`
+	Types   []TypeOf  `json:"types"`
 }
 
 // TypeOf is one type of resources on a stream.
 type TypeOf struct {
 	TypeURL   string    `json:"type"`
-	Names     int       `json:"names"` // asked for by name; 0: all
+	Served    bool      `json:"served"` // this server has such resources
+	Names     int       `json:"names"`  // asked for by name; 0: all
 	Responses int       `json:"responses"`
 	Resources int       `json:"resources"` // in the last response
 	Sent      string    `json:"sent"`      // version
@@ -41,162 +42,106 @@ type TypeOf struct {
 	Acked     string    `json:"acked"` // version
 	AckedAt   time.Time `json:"ackedAt"`
 	Nacked    string    `json:"nacked,omitempty"` // why the last response was refused
-	nonce     string
 }
 
-// nodes are the streams; it is go-control-plane's callbacks.
-type nodes struct {
-	ready func() bool
-	log   *slog.Logger
+// node is one stream.
+type node struct {
+	*nodes
+	wake chan struct{} // something may have changed
+	send func(m any) error
 
-	mu        sync.Mutex
-	sotw      map[int64]*Node // guarded by mu
-	delta     map[int64]*Node // guarded by mu
-	responses int             // guarded by mu; of all time
-	nacks     int             // guarded by mu; of all time
+	// owned by the goroutine of the stream
+	state *state
+	from  *core.Node
+	subs  map[string]*subscription // by type
+	nonce uint64
+
+	mu sync.Mutex
+	Node
 }
 
-func newNodes(ready func() bool, log *slog.Logger) *nodes {
-	return &nodes{ready: ready, log: log, sotw: map[int64]*Node{}, delta: map[int64]*Node{}}
-}
-
-func (n *nodes) open(ctx context.Context, all map[int64]*Node, id int64, delta bool) error {
-	if !n.ready() { // as istiod says it; the client tries the next server
-		return status.Error(codes.Unavailable, "the registries were not read yet")
-	}
-	node := &Node{Delta: delta, Since: time.Now(), byType: map[string]int{}, streamID: id}
-	if p, ok := peer.FromContext(ctx); ok {
-		node.Address = p.Addr.String()
-	}
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if len(n.sotw)+len(n.delta) >= maxNodes {
-		return status.Error(codes.ResourceExhausted, "too many nodes")
-	}
-	all[id] = node
-	return nil
-}
-
-func (n *nodes) close(all map[int64]*Node, id int64) {
-	n.mu.Lock()
-	delete(all, id)
-	n.mu.Unlock()
-}
-
-// request notes a request; names is how many resources are asked for by name,
-// negative if it does not say.
-func (n *nodes) request(all map[int64]*Node, id int64, from *core.Node, typeURL, nonce string, names int, nack string) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	node := all[id]
-	if node == nil {
-		return
-	}
-	if from != nil {
-		node.ID, node.Kind = from.GetId(), kindOf(from)
-	}
-	t := node.of(typeURL)
-	if names >= 0 {
-		t.Names = names
-	}
-	switch {
-	case nonce == "" || nonce != t.nonce:
-	case nack != "":
-		t.Nacked = nack
-		n.nacks++
-		n.log.Warn("a node refused what it was sent", "node", node.ID, "type", typeURL, "version", t.Sent, "reason", nack)
-	default:
-		t.Acked, t.AckedAt, t.Nacked = t.Sent, time.Now(), ""
-	}
-}
-
-func (n *nodes) response(all map[int64]*Node, id int64, typeURL, nonce, version string, resources int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.responses++
-	if node := all[id]; node != nil {
-		t := node.of(typeURL)
-		t.nonce, t.Sent, t.SentAt, t.Resources = nonce, version, time.Now(), resources
-		t.Responses++
-	}
-}
-
-func (n *Node) of(typeURL string) *TypeOf {
-	i, ok := n.byType[typeURL]
-	if !ok {
+func (n *node) of(typeURL string) *TypeOf {
+	i := slices.IndexFunc(n.Types, func(t TypeOf) bool { return t.TypeURL == typeURL })
+	if i < 0 {
 		i = len(n.Types)
-		n.byType[typeURL] = i
 		n.Types = append(n.Types, TypeOf{TypeURL: typeURL})
 	}
 	return &n.Types[i]
 }
 
-// list is a copy of all nodes, by id.
-func (n *nodes) list() []Node {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	list := []Node{}
-	for _, all := range []map[int64]*Node{n.sotw, n.delta} {
-		for _, node := range all {
-			c := *node
-			c.Types = slices.Clone(node.Types)
-			list = append(list, c)
+// nodes are the streams.
+type nodes struct {
+	log   *slog.Logger
+	lists *nameLists
+
+	responses, nacks atomic.Int64 // of all time
+
+	all struct {
+		sync.Mutex
+		open map[*node]struct{} // guarded
+	}
+}
+
+func newNodes(log *slog.Logger) *nodes {
+	n := &nodes{log: log, lists: newNameLists()}
+	n.all.open = map[*node]struct{}{}
+	return n
+}
+
+func (n *nodes) open(ctx context.Context, delta bool) (*node, error) {
+	one := &node{nodes: n, wake: make(chan struct{}, 1), subs: map[string]*subscription{}, Node: Node{Delta: delta, Since: time.Now()}}
+	if p, ok := peer.FromContext(ctx); ok {
+		one.Address = p.Addr.String()
+	}
+	n.all.Lock()
+	defer n.all.Unlock()
+	if len(n.all.open) >= maxNodes {
+		return nil, status.Error(codes.ResourceExhausted, "too many nodes")
+	}
+	n.all.open[one] = struct{}{}
+	return one, nil
+}
+
+func (n *nodes) close(one *node) {
+	n.all.Lock()
+	delete(n.all.open, one)
+	n.all.Unlock()
+}
+
+// wakeAll has every stream look whether something changed for it.
+func (n *nodes) wakeAll() {
+	n.all.Lock()
+	defer n.all.Unlock()
+	for one := range n.all.open {
+		select {
+		case one.wake <- struct{}{}:
+		default:
 		}
 	}
+}
+
+// list is a copy of all nodes, by id.
+func (n *nodes) list() []Node {
+	list := []Node{}
+	n.all.Lock()
+	for one := range n.all.open {
+		one.mu.Lock()
+		c := one.Node
+		c.Types = slices.Clone(c.Types)
+		one.mu.Unlock()
+		list = append(list, c)
+	}
+	n.all.Unlock()
 	slices.SortFunc(list, func(a, b Node) int {
-		return cmp.Or(cmp.Compare(a.ID, b.ID), cmp.Compare(a.streamID, b.streamID))
+		return cmp.Or(cmp.Compare(a.ID, b.ID), a.Since.Compare(b.Since))
 	})
 	return list
 }
 
-func (n *nodes) totals() (open map[string]int, responses, nacks int) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+func (n *nodes) totals() (open map[string]int, responses, nacks int64) {
 	open = map[string]int{}
-	for _, all := range []map[int64]*Node{n.sotw, n.delta} {
-		for _, node := range all {
-			open[node.Kind]++
-		}
+	for _, one := range n.list() {
+		open[one.Kind]++
 	}
-	return open, n.responses, n.nacks
+	return open, n.responses.Load(), n.nacks.Load()
 }
-
-func (n *nodes) OnStreamOpen(ctx context.Context, id int64, _ string) error {
-	return n.open(ctx, n.sotw, id, false)
-}
-
-func (n *nodes) OnStreamClosed(id int64, _ *core.Node) { n.close(n.sotw, id) }
-
-func (n *nodes) OnStreamRequest(id int64, r *discovery.DiscoveryRequest) error {
-	n.request(n.sotw, id, r.GetNode(), r.GetTypeUrl(), r.GetResponseNonce(), len(r.GetResourceNames()), r.GetErrorDetail().GetMessage())
-	return nil
-}
-
-func (n *nodes) OnStreamResponse(_ context.Context, id int64, _ *discovery.DiscoveryRequest, r *discovery.DiscoveryResponse) {
-	n.response(n.sotw, id, r.GetTypeUrl(), r.GetNonce(), r.GetVersionInfo(), len(r.GetResources()))
-}
-
-func (n *nodes) OnDeltaStreamOpen(ctx context.Context, id int64, _ string) error {
-	return n.open(ctx, n.delta, id, true)
-}
-
-func (n *nodes) OnDeltaStreamClosed(id int64, _ *core.Node) { n.close(n.delta, id) }
-
-func (n *nodes) OnStreamDeltaRequest(id int64, r *discovery.DeltaDiscoveryRequest) error {
-	names := -1
-	if len(r.GetResourceNamesSubscribe()) > 0 {
-		names = len(r.GetResourceNamesSubscribe())
-	}
-	n.request(n.delta, id, r.GetNode(), r.GetTypeUrl(), r.GetResponseNonce(), names, r.GetErrorDetail().GetMessage())
-	return nil
-}
-
-func (n *nodes) OnStreamDeltaResponse(id int64, _ *discovery.DeltaDiscoveryRequest, r *discovery.DeltaDiscoveryResponse) {
-	n.response(n.delta, id, r.GetTypeUrl(), r.GetNonce(), r.GetSystemVersionInfo(), len(r.GetResources()))
-}
-
-func (n *nodes) OnFetchRequest(context.Context, *discovery.DiscoveryRequest) error {
-	return status.Error(codes.Unimplemented, "REST is not served")
-}
-
-func (n *nodes) OnFetchResponse(*discovery.DiscoveryRequest, *discovery.DiscoveryResponse) {}

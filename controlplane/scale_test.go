@@ -3,26 +3,19 @@ package controlplane
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
-
-	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
-	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshferry/meshferry/registry"
 )
@@ -33,20 +26,22 @@ const (
 	scaleServices  = 10_000
 	scaleEndpoints = 10
 	scaleClients   = 500
-	scaleChanges   = 60
-	scaleChild     = "MESHFERRY_TEST_XDS_CLIENTS" // address and number of services of each client
+	scaleChild     = "MESHFERRY_TEST_XDS_CLIENTS" // address and kind of clients
 )
 
 func scaleName(i int) string { return fmt.Sprintf("com.example.team%d.Service%d", i%100, i) }
 
 // many is a registry with many services, of which one changes at a time.
 type many struct {
-	sets map[string]chan registry.Endpoints
+	names chan []string
+
+	mu   sync.Mutex
+	sets map[string]chan registry.Endpoints // guarded by mu
 }
 
-func (m *many) endpoints(t testing.TB, i, revision int) registry.Endpoints {
+func (m *many) endpoints(t testing.TB, i, count, revision int) registry.Endpoints {
 	e := registry.Endpoints{Interface: scaleName(i)}
-	for k := range scaleEndpoints {
+	for k := range count {
 		u, err := registry.ParseURL(fmt.Sprintf("dubbo://10.%d.%d.%d:20882/%s?application=app%d&interface=%s&methods=a,b,c&side=provider&version=&weight=%d&meshferry.caps=1&meshferry.origin=10.0.0.1:20880",
 			i/250, i%250, k+1, scaleName(i), i%500, scaleName(i), 100+revision))
 		if err != nil {
@@ -60,23 +55,40 @@ func (m *many) endpoints(t testing.TB, i, revision int) registry.Endpoints {
 func (m *many) Status() registry.Status { return registry.Status{State: registry.Connected} }
 
 func (m *many) List(ctx context.Context, ch chan<- []string) error {
-	var names []string
-	for name := range m.sets {
-		names = append(names, name)
+	for {
+		select {
+		case names := <-m.names:
+			select {
+			case ch <- names:
+			case <-ctx.Done():
+				return nil
+			}
+		case <-ctx.Done():
+			return nil
+		}
 	}
-	slices.Sort(names)
-	select {
-	case ch <- names:
-	case <-ctx.Done():
-	}
-	<-ctx.Done()
-	return nil
+}
+
+// list has the registry tell its interfaces.
+func (m *many) list() { m.names <- slices.Sorted(maps.Keys(m.sets)) }
+
+// add is a service that is new.
+func (m *many) add(t testing.TB, i int) {
+	set := make(chan registry.Endpoints, 1)
+	set <- m.endpoints(t, scaleServices+i, scaleEndpoints, 0)
+	m.mu.Lock()
+	m.sets[scaleName(scaleServices+i)] = set
+	m.mu.Unlock()
+	m.list()
 }
 
 func (m *many) Subscribe(ctx context.Context, iface string, ch chan<- registry.Endpoints) error {
+	m.mu.Lock()
+	set := m.sets[iface]
+	m.mu.Unlock()
 	for {
 		select {
-		case e := <-m.sets[iface]:
+		case e := <-set:
 			select {
 			case ch <- e:
 			case <-ctx.Done():
@@ -91,26 +103,37 @@ func (m *many) Subscribe(ctx context.Context, iface string, ch chan<- registry.E
 // TestScale prints what a change of one provider costs: `make bench-xds`.
 func TestScale(t *testing.T) {
 	if to := os.Getenv(scaleChild); to != "" {
-		clients(t, to)
+		if err := clients(to); err != nil {
+			t.Fatal(err)
+		}
 		return
 	}
 	if !*scale {
 		t.Skip("-scale is not set")
 	}
-	m := &many{sets: map[string]chan registry.Endpoints{}}
+	m := &many{sets: map[string]chan registry.Endpoints{}, names: make(chan []string, 1)}
 	for i := range scaleServices {
 		m.sets[scaleName(i)] = make(chan registry.Endpoints, 1)
-		m.sets[scaleName(i)] <- m.endpoints(t, i, 0)
+		m.sets[scaleName(i)] <- m.endpoints(t, i, scaleEndpoints, 0)
 	}
+	m.list()
+	revision := 0
+	dir := folder(t, "rule.yaml", scaleRule(0))
 	began := time.Now()
-	address, _ := start(t, m, "")
+	address, s := start(t, m, dir)
 	t.Logf("%d services with %d endpoints each: ready after %v, heap %d MB", scaleServices, scaleEndpoints, time.Since(began).Round(time.Millisecond), heap())
-	for _, each := range []int{100, 1000} {
-		t.Run(fmt.Sprintf("each client follows %d services", each), func(t *testing.T) {
+	for _, mode := range []asking{
+		{Delta: true}, {}, {Delta: true, Services: 200}, {Services: 200},
+	} {
+		t.Run(mode.String(), func(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 			defer cancel()
+			config, err := json.Marshal(mode)
+			if err != nil {
+				t.Fatal(err)
+			}
 			cmd := exec.CommandContext(ctx, os.Args[0], "-test.run", "^TestScale$", "-test.timeout", "3m")
-			cmd.Env = append(os.Environ(), scaleChild+"="+address+" "+strconv.Itoa(each))
+			cmd.Env = append(os.Environ(), scaleChild+"="+address+" "+string(config))
 			cmd.Stderr = os.Stderr
 			out, err := cmd.StdoutPipe()
 			if err == nil {
@@ -119,47 +142,101 @@ func TestScale(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			lines := make(chan string)
+			lines := make(chan string, 100)
 			go func() {
 				defer close(lines)
 				for scan := bufio.NewScanner(out); scan.Scan(); {
-					if strings.HasPrefix(scan.Text(), "all ") {
-						lines <- scan.Text()
-					}
+					lines <- scan.Text()
 				}
 			}()
 			defer func() { cancel(); _ = cmd.Wait() }() // it was ended
-			next := func() {
+			ordinal := map[string]int{}
+			var sent int64
+			all := func(kinds ...string) { // have been told, once more
 				t.Helper()
-				select {
-				case _, ok := <-lines:
-					if !ok {
-						t.Fatal("the clients have ended")
+				want := map[string]int{}
+				for _, kind := range kinds {
+					ordinal[kind]++
+					want[kind] = ordinal[kind]
+				}
+				for len(want) > 0 {
+					select {
+					case line, ok := <-lines:
+						if !ok || strings.HasPrefix(line, "ended") {
+							t.Fatal("a client has ended: " + line)
+						}
+						var kind string
+						var n int
+						if _, err := fmt.Sscanf(line, "all %s %d %d", &kind, &n, &sent); err == nil && n == want[kind] {
+							delete(want, kind)
+						}
+					case <-ctx.Done():
+						t.Fatalf("not every client was told: %v", want)
 					}
-				case <-ctx.Done():
-					t.Fatal("not every client was told")
 				}
 			}
-			next()
-			t.Logf("%d clients connected, heap %d MB", scaleClients, heap())
-			var took []time.Duration
-			before := cpu(t)
-			for change := range scaleChanges {
-				from := time.Now()
-				m.sets[scaleName(0)] <- m.endpoints(t, 0, each+change+1) // followed by every client
-				next()
-				took = append(took, time.Since(from))
+			settled := func() { // everybody has acknowledged what was sent
+				eventually(t, "acknowledged", func() bool {
+					for _, n := range s.nodes.list() {
+						for _, one := range n.Types {
+							if one.Acked != one.Sent {
+								return false
+							}
+						}
+					}
+					return true
+				})
 			}
-			used := (cpu(t) - before) / scaleChanges
-			slices.Sort(took)
-			p99 := took[len(took)*99/100]
-			t.Logf("from a registry change to the last of %d clients: p50 %v, p99 %v, most %v; CPU of the server %v a change", scaleClients,
-				took[len(took)/2].Round(time.Millisecond), p99.Round(time.Millisecond), took[len(took)-1].Round(time.Millisecond), used.Round(time.Millisecond))
-			if p99 > time.Second {
-				t.Errorf("p99 is over 1 s")
+			from, before := time.Now(), cpu(t)
+			all("Cluster", "ClusterLoadAssignment", "Listener", "RouteConfiguration")
+			took := time.Since(from)
+			settled()
+			t.Logf("%d clients have everything after %v: %d MB sent, CPU of the server %v; heap %d MB, RSS %s", scaleClients,
+				took.Round(time.Millisecond), sent>>20, (cpu(t) - before).Round(time.Millisecond), heap(), rss())
+			measure := func(what string, times int, change func(), kinds ...string) {
+				var took []time.Duration
+				before, bytes := cpu(t), sent
+				for range times {
+					revision++
+					from := time.Now()
+					change()
+					all(kinds...)
+					took = append(took, time.Since(from))
+					settled()
+				}
+				used := (cpu(t) - before) / time.Duration(times)
+				slices.Sort(took)
+				p99 := took[len(took)*99/100]
+				t.Logf("%-16s × %2d: told the last of %d clients after p50 %v, p99 %v; CPU of the server %v, sent %d KB each; heap %d MB", what, times, scaleClients,
+					took[len(took)/2].Round(time.Millisecond), p99.Round(time.Millisecond), used.Round(time.Millisecond), (sent-bytes)>>10/int64(times*scaleClients), heap())
+				if p99 > time.Second && len(kinds) == 1 && kinds[0] == "ClusterLoadAssignment" {
+					t.Error("p99 is over 1 s")
+				}
+			}
+			measure("endpoint changes", 60, func() { m.sets[scaleName(0)] <- m.endpoints(t, 0, 10, revision) }, "ClusterLoadAssignment")
+			measure("provider comes", 20, func() { m.sets[scaleName(0)] <- m.endpoints(t, 0, 10+revision%2, revision) }, "ClusterLoadAssignment")
+			measure("rule changes", 5, func() { write(t, dir, "rule.yaml", scaleRule(revision)) }, "RouteConfiguration")
+			if mode.Services == 0 {
+				measure("new service", 3, func() { m.add(t, revision) }, "Cluster", "RouteConfiguration")
 			}
 		})
 	}
+}
+
+// scaleRule is a rule of the first service, which every client follows.
+func scaleRule(revision int) string {
+	return fmt.Sprintf(`{apiVersion: networking.istio.io/v1, kind: VirtualService, metadata: {name: a}, spec: {hosts: [%s], http: [{route: [{destination: {host: %[1]s}}], timeout: %dms}]}}
+`, strings.ToLower(scaleName(0)), 1000+revision)
+}
+
+func rss() string {
+	b, _ := os.ReadFile("/proc/self/status") // elsewhere there is none
+	for line := range strings.Lines(string(b)) {
+		if v, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			return strings.Join(strings.Fields(v), " ")
+		}
+	}
+	return "unknown"
 }
 
 func heap() uint64 {
@@ -178,55 +255,12 @@ func cpu(t testing.TB) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// clients are incremental clients that acknowledge what they are sent. They print
-// a line each time all of them have been told.
-func clients(t *testing.T, to string) {
-	var address string
-	var each int
-	if _, err := fmt.Sscan(to, &address, &each); err != nil {
-		t.Fatal(err)
+// clients is the process of the clients.
+func clients(to string) error {
+	address, config, _ := strings.Cut(to, " ")
+	f := &fleet{}
+	if err := json.Unmarshal([]byte(config), &f.asking); err != nil {
+		return err
 	}
-	var told atomic.Int64
-	var wg sync.WaitGroup
-	for c := range scaleClients {
-		wg.Go(func() {
-			conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(256<<20)))
-			if err != nil {
-				panic(err)
-			}
-			defer conn.Close()
-			stream, err := discovery.NewAggregatedDiscoveryServiceClient(conn).DeltaAggregatedResources(context.Background())
-			if err != nil {
-				panic(err)
-			}
-			meta, err := structpb.NewStruct(map[string]any{"GENERATOR": "grpc"})
-			if err != nil {
-				panic(err)
-			}
-			req := &discovery.DeltaDiscoveryRequest{Node: &core.Node{Id: fmt.Sprintf("sidecar~10.0.0.1~agent-%d.dubbo~dubbo.svc.cluster.local", c), Metadata: meta}, TypeUrl: resource.EndpointType}
-			for i := range each {
-				service := 0
-				if i > 0 {
-					service = (c*each + i) % scaleServices
-				}
-				req.ResourceNamesSubscribe = append(req.ResourceNamesSubscribe, clusterName(20882, "", strings.ToLower(scaleName(service))))
-			}
-			if err := stream.Send(req); err != nil {
-				panic(err)
-			}
-			for {
-				r, err := stream.Recv()
-				if err != nil {
-					return
-				}
-				if err := stream.Send(&discovery.DeltaDiscoveryRequest{TypeUrl: r.TypeUrl, ResponseNonce: r.Nonce}); err != nil {
-					return
-				}
-				if n := told.Add(1); n%scaleClients == 0 {
-					fmt.Printf("all %d\n", n/scaleClients)
-				}
-			}
-		})
-	}
-	wg.Wait()
+	return f.start(address, scaleClients, os.Stdout)
 }

@@ -12,8 +12,6 @@ import (
 	"time"
 
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
-	xds "github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -77,7 +75,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, log: o.Log, catalog: c, state: newState()}
-	s.nodes = newNodes(s.ready.Load, o.Log)
+	s.nodes = newNodes(o.Log)
 	s.folder.Store(&Folder{Dir: o.Folder})
 	s.totals.Store(&Totals{})
 	if o.TLS != nil {
@@ -102,7 +100,9 @@ func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
 	}
 	s.state.setRules(config)
 	options := []grpc.ServerOption{
-		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20),
+		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20), grpc.ForceServerCodecV2(codec{}),
+		// A state-of-the-world acknowledgement of 10 000 names has 700 KB.
+		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 	}
@@ -111,7 +111,7 @@ func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
 	}
 	server := grpc.NewServer(options...)
 	g, ctx := errgroup.WithContext(ctx)
-	discovery.RegisterAggregatedDiscoveryServiceServer(server, xds.NewServer(ctx, s.state, s.nodes, sotw.WithOrderedADS()))
+	discovery.RegisterAggregatedDiscoveryServiceServer(server, s)
 	g.Go(func() error {
 		if err := server.Serve(listen); err != nil {
 			return fmt.Errorf("serve xDS: %w", err)
@@ -159,6 +159,7 @@ func (s *Server) loop(ctx context.Context, files map[string][]byte, views <-chan
 		case d := <-views:
 			start := time.Now()
 			n := s.state.setView(d.view, d.changed)
+			s.nodes.wakeAll()
 			s.count(d.view, time.Since(start))
 			if !s.ready.Swap(true) {
 				s.log.Info("serving", "services", len(s.state.compiled))
@@ -184,6 +185,7 @@ func (s *Server) loop(ctx context.Context, files map[string][]byte, views <-chan
 				continue
 			}
 			n := s.state.setRules(config)
+			s.nodes.wakeAll()
 			s.log.Info("folder changed", "files", len(files), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes)
 		}
 	}

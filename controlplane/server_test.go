@@ -266,9 +266,11 @@ func TestNoStateOfItsOwn(t *testing.T) {
 			for _, one := range r.Resources {
 				known[one.Name] = one.Version
 			}
-			if r, err = stream.Recv(); err != nil {
-				t.Fatal(err)
-			}
+		} else if r.TypeUrl != resource.ClusterType || len(r.Resources)+len(r.RemovedResources) > 0 {
+			t.Fatalf("the second sent again: %v", r)
+		}
+		if r, err = stream.Recv(); err != nil {
+			t.Fatal(err)
 		}
 		if r.TypeUrl != resource.EndpointType || len(r.Resources) != 1 || len(r.RemovedResources) != 1 || r.RemovedResources[0] != "none" {
 			t.Errorf("instance %d: %v", i, r)

@@ -1,17 +1,15 @@
 package controlplane
 
 import (
+	"bytes"
 	"cmp"
-	"context"
 	"fmt"
 	"maps"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 
 	"github.com/meshferry/meshferry/controlplane/catalog"
@@ -49,30 +47,18 @@ func newState() *state {
 // counts of resources that changed, by type.
 type counts struct{ clusters, endpoints, listeners, routes int }
 
-// setRules replaces the folder: every host is compiled again, and what comes out
-// the same is no change.
+// setRules replaces the folder: what it says otherwise than before is compiled
+// again, and what comes out the same is no change.
 func (s *state) setRules(c *istio.Config) counts {
 	old := s.rules
 	s.rules = index(c)
-	hosts := map[string]bool{}
-	for _, keys := range []map[string]bool{keysOf(s.view.Services), keysOf(old.entries), keysOf(s.rules.entries)} {
-		maps.Copy(hosts, keys)
-	}
-	return s.compile(slices.Sorted(maps.Keys(hosts)))
+	return s.compile(s.rules.differ(old))
 }
 
 // setView replaces what the registries have; changed are the hosts that differ.
 func (s *state) setView(v *catalog.View, changed []string) counts {
 	s.view = v
 	return s.compile(changed)
-}
-
-func keysOf[T any](m map[string]T) map[string]bool {
-	keys := make(map[string]bool, len(m))
-	for k := range m {
-		keys[k] = true
-	}
-	return keys
 }
 
 func (s *state) compile(hosts []string) counts {
@@ -102,12 +88,12 @@ func (s *state) compile(hosts []string) counts {
 		maps.Copy(clusters, c.clusters)
 		maps.Copy(endpoints, c.endpoints)
 		listeners[host+":"+itoa(newPort)], routes[clusterName(newPort, "", host)] = c.listener, c.routes
-		again = again || old == nil || old.version != c.version
+		again = again || old == nil || !bytes.Equal(old.virtual, c.virtual) || !bytes.Equal(old.dubbo, c.dubbo)
 		s.compiled[host] = c
 	}
 	if again || len(s.routes.entries) == 0 {
-		routes[proxyRoutes] = newEntry(allRoutes(s.compiled))
-		s.dubbo.update(map[string]*entry{dubboRoutes: newEntry(allDubboRoutes(s.compiled))})
+		routes[proxyRoutes] = allRoutes(s.compiled)
+		s.dubbo.update(map[string]*entry{dubboRoutes: allDubboRoutes(s.compiled)})
 	}
 	// Make before break: what is new has its endpoints before a route names it, and
 	// what no route names any more goes last.
@@ -212,30 +198,7 @@ func (s *state) table(typeURL string, n *core.Node) (*table, error) {
 		l = agentListener(port)
 	}
 	t := newTable(resource.ListenerType, true)
-	t.update(map[string]*entry{l.Name: newEntry(l)})
+	t.update(map[string]*entry{l.Name: newEntry(l.Name, l)})
 	s.local[id] = t
 	return t, nil
-}
-
-// CreateWatch and the others make the state a cache of go-control-plane.
-func (s *state) CreateWatch(req *cache.Request, sub cache.Subscription, out chan cache.Response) (func(), error) {
-	t, err := s.table(req.GetTypeUrl(), req.GetNode())
-	if err != nil || t == nil { // a type that is not served is answered by nothing
-		return func() {}, err
-	}
-	return t.CreateWatch(req, sub, out)
-}
-
-// CreateDeltaWatch is CreateWatch for incremental requests.
-func (s *state) CreateDeltaWatch(req *cache.DeltaRequest, sub cache.Subscription, out chan cache.DeltaResponse) (func(), error) {
-	t, err := s.table(req.GetTypeUrl(), req.GetNode())
-	if err != nil || t == nil {
-		return func() {}, err
-	}
-	return t.CreateDeltaWatch(req, sub, out)
-}
-
-// Fetch is REST, which is not served.
-func (s *state) Fetch(ctx context.Context, req *cache.Request) (cache.Response, error) {
-	return s.clusters.Fetch(ctx, req)
 }

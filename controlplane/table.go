@@ -1,67 +1,122 @@
 package controlplane
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"maps"
 	"slices"
-	"strconv"
 	"sync"
 
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// entry is one resource, marshalled once for all nodes.
+// entry is one resource, marshalled once for all nodes: as the field resources of
+// a response of state of the world, and of an incremental one.
 type entry struct {
-	any     *anypb.Any
-	version string
+	version     string
+	sotw, delta mem.SliceBuffer
+	any         mem.SliceBuffer // a part of sotw
 }
 
-// table has the resources of one type. It is a cache of go-control-plane, beside
-// its LinearCache, because that one compares everything a node knows at each
-// change and counts versions up, so that two instances would differ.
+func newEntry(name string, m proto.Message) *entry { return packed(name, pack(m)) }
+
+func packed(name string, a *anypb.Any) *entry {
+	e := &entry{version: versionOf(a.Value)}
+	size := protowire.SizeBytes(len(a.TypeUrl)) + protowire.SizeBytes(len(a.Value)) + 2
+	e.sotw = make([]byte, 0, 2+10+size)
+	e.sotw = protowire.AppendTag(e.sotw, outResources, protowire.BytesType)
+	e.sotw = protowire.AppendVarint(e.sotw, uint64(size))
+	head := len(e.sotw)
+	e.sotw = appendText(e.sotw, 1, a.TypeUrl)
+	e.sotw = protowire.AppendBytes(protowire.AppendTag(e.sotw, 2, protowire.BytesType), a.Value)
+	e.any = e.sotw[head:]
+	inner := protowire.SizeBytes(len(e.version)) + protowire.SizeBytes(len(name)) + protowire.SizeBytes(size) + 3
+	e.delta = make([]byte, 0, 2+10+inner)
+	e.delta = protowire.AppendTag(e.delta, outResources, protowire.BytesType)
+	e.delta = protowire.AppendVarint(e.delta, uint64(inner))
+	e.delta = appendText(e.delta, 1, e.version)
+	e.delta = protowire.AppendBytes(protowire.AppendTag(e.delta, 2, protowire.BytesType), e.any)
+	e.delta = appendText(e.delta, 3, name)
+	return e
+}
+
+func versionOf(text []byte) string {
+	sum := sha256.Sum256(text)
+	return hex.EncodeToString(sum[:8])
+}
+
+// message is the resource.
+func (e *entry) message() (proto.Message, error) {
+	var a anypb.Any
+	if err := proto.Unmarshal(e.any, &a); err != nil {
+		return nil, err
+	}
+	return a.UnmarshalNew()
+}
+
+func (e *entry) wire(delta bool) mem.SliceBuffer {
+	if delta {
+		return e.delta
+	}
+	return e.sotw
+}
+
+// table has the resources of one type. Changes are numbered; what a node knows is
+// the number of the change up to which it was told, so that a change costs what
+// it is and not what the node has.
 type table struct {
 	typeURL string
 	whole   bool // a state-of-the-world answer has all resources (LDS, CDS)
 
 	mu      sync.Mutex
-	entries map[string]*entry
+	entries map[string]slot
+	gone    map[string]slot   // removed, until there are too many
+	floor   uint64            // changes up to here may have removed what is not in gone
 	sum     [sha256.Size]byte // of all names and versions, in any order
 	seq     uint64            // of changes
-	recent  []change          // the last ones, for nodes that ask again
-	watches map[*watch]struct{}
+	recent  []change          // the last ones
+	chunks  map[chunkID]chunk // made since the last change
+}
+
+type slot struct {
+	*entry
+	seq uint64 // of its last change
 }
 
 type change struct {
 	seq   uint64
-	names []string
+	names []string // sorted
 }
 
-const keptChanges = 256
+const (
+	keptChanges = 256
+	maxGone     = 1 << 14
+)
 
-// watch is one node that waits for changes.
-type watch struct {
-	sub  cache.Subscription // its names are not changed while the watch is open
-	send func(names []string)
+// chunkID is what a chunk is made of; chunk is the encoding of many resources that
+// several nodes are sent.
+type chunkID struct {
+	names *names // nil: all
+	since uint64 // 0: everything
+	delta bool
 }
 
-// seqKey stands among the names that a node knows, for the number of the last
-// change that it was told. No resource has such a name.
-const seqKey = "\x00"
+type chunk struct {
+	bytes     mem.SliceBuffer
+	resources int
+}
+
+const (
+	small  = 32 // resources that are not worth a chunk
+	chunks = 16 // at once
+)
 
 func newTable(typeURL string, whole bool) *table {
-	return &table{typeURL: typeURL, whole: whole, entries: map[string]*entry{}, watches: map[*watch]struct{}{}}
-}
-
-func newEntry(m proto.Message) *entry {
-	a := pack(m)
-	sum := sha256.Sum256(a.Value)
-	return &entry{a, hex.EncodeToString(sum[:8])}
+	return &table{typeURL: typeURL, whole: whole, entries: map[string]slot{}, gone: map[string]slot{}, chunks: map[chunkID]chunk{}}
 }
 
 // update sets resources, and removes those that are nil. What has not changed is
@@ -69,37 +124,40 @@ func newEntry(m proto.Message) *entry {
 func (t *table) update(resources map[string]*entry) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	var names []string
+	var changed []string
 	for name, e := range resources {
-		old := t.entries[name]
+		old := t.entries[name].entry
 		if e == nil && old == nil || e != nil && old != nil && e.version == old.version {
 			continue
 		}
-		names = append(names, name)
+		changed = append(changed, name)
 		if old != nil {
 			t.mix(name, old)
 			delete(t.entries, name)
 		}
 		if e != nil {
 			t.mix(name, e)
-			t.entries[name] = e
+			t.entries[name] = slot{e, t.seq + 1}
+			delete(t.gone, name)
+		} else {
+			t.gone[name] = slot{old, t.seq + 1}
 		}
 	}
-	if len(names) == 0 {
+	if len(changed) == 0 {
 		return 0
 	}
-	slices.Sort(names)
+	slices.Sort(changed)
 	t.seq++
+	if len(t.gone) > maxGone {
+		clear(t.gone)
+		t.floor = t.seq
+	}
 	if len(t.recent) == keptChanges {
 		t.recent = slices.Delete(t.recent, 0, 1)
 	}
-	t.recent = append(t.recent, change{t.seq, names})
-	for w := range t.watches {
-		if mine := subscribed(w.sub, names); len(mine) > 0 {
-			w.send(mine)
-		}
-	}
-	return len(names)
+	t.recent = append(t.recent, change{t.seq, changed})
+	clear(t.chunks)
+	return len(changed)
 }
 
 // mix puts a resource into the sum, or takes it out.
@@ -112,227 +170,207 @@ func (t *table) mix(name string, e *entry) {
 
 func (t *table) version() string { return hex.EncodeToString(t.sum[:8]) }
 
-func subscribed(sub cache.Subscription, names []string) []string {
-	if sub.IsWildcard() {
-		return names
-	}
-	var mine []string
-	for _, name := range names {
-		if _, ok := sub.SubscribedResources()[name]; ok {
-			mine = append(mine, name)
-		}
-	}
-	return mine
-}
-
-// missed are the names whose resources a node does not know as they are. quick
-// says that its subscription is as it was: then only what changed since counts.
-func (t *table) missed(sub cache.Subscription, quick bool) []string {
-	known := sub.ReturnedResources()
-	if last, err := strconv.ParseUint(known[seqKey], 10, 64); err == nil && quick {
-		switch {
-		case last == t.seq:
-			return nil
-		case last < t.seq && len(t.recent) > 0 && t.recent[0].seq <= last+1:
-			var names []string
-			for _, c := range t.recent {
-				if c.seq > last {
-					names = append(names, c.names...)
-				}
+// since are the names that changed after a number, and that a node has asked for.
+func (t *table) since(seq uint64, s *subscription) []string {
+	var list []string
+	if len(t.recent) > 0 && t.recent[0].seq > seq+1 { // too long ago
+		for name, e := range t.entries {
+			if e.seq > seq && s.wants(name) {
+				list = append(list, name)
 			}
-			slices.Sort(names)
-			return subscribed(sub, slices.Compact(names))
 		}
-	}
-	var names []string
-	differs := func(name string) {
-		e := t.entries[name]
-		version, has := known[name]
-		if e != nil && version != e.version || e == nil && has {
-			names = append(names, name)
-		}
-	}
-	for name := range sub.SubscribedResources() {
-		differs(name)
-	}
-	if sub.IsWildcard() {
-		for name := range t.entries {
-			differs(name)
-		}
-		for name := range known {
-			if name != seqKey && t.entries[name] == nil {
-				names = append(names, name)
+		for name, e := range t.gone {
+			if e.seq > seq && s.wants(name) {
+				list = append(list, name)
 			}
 		}
 	}
-	slices.Sort(names)
-	return slices.Compact(names)
-}
-
-// open keeps a watch until it has sent or is cancelled.
-func (t *table) open(w *watch) (cancel func()) {
-	t.watches[w] = struct{}{}
-	return func() {
-		t.mu.Lock()
-		delete(t.watches, w)
-		t.mu.Unlock()
+	for i := len(t.recent) - 1; i >= 0 && t.recent[i].seq > seq; i-- {
+		for _, name := range t.recent[i].names {
+			if s.wants(name) {
+				list = append(list, name)
+			}
+		}
 	}
+	slices.Sort(list)
+	return slices.Compact(list)
 }
 
-// CreateWatch answers a state-of-the-world request at once if the node misses
-// something or has nothing yet, else when something changes.
-func (t *table) CreateWatch(req *cache.Request, sub cache.Subscription, out chan cache.Response) (func(), error) {
+// subscription is what one stream has asked for of one type, and what it was told.
+type subscription struct {
+	table    *table
+	delta    bool
+	wildcard bool
+	legacy   bool   // nothing was ever asked for by name: all
+	names    *names // asked for by name
+
+	told   uint64 // changes up to here were sent,
+	buried uint64 // but removals only up to here
+	all    bool   // everything is to be sent,
+	fresh  []string
+	forget []string // names that a node knows from elsewhere, and that are not there
+	force  bool     // something is to be sent, even if it is nothing
+
+	nonce   string // of the last response
+	waiting bool   // for its acknowledgement
+}
+
+func (s *subscription) wants(name string) bool { return s.wildcard || s.names.has(name) }
+
+// answer is what a node is to be sent.
+type answer struct {
+	version   string
+	parts     mem.BufferSlice
+	resources int
+	removed   []string
+}
+
+var errBehind = errors.New("too much was removed since the last acknowledgement")
+
+// next is what a node is to be sent now; nil: nothing. Without bury, what was
+// removed is not told: first the node must learn that no route names it any more.
+func (t *table) next(s *subscription, bury bool) (*answer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	answer := func(names []string) *response {
-		r := &response{req: req, version: t.version(), known: sub.ReturnedResources(), seq: t.seq, names: names, has: make([]*entry, len(names))}
-		for i, name := range names {
-			r.has[i] = t.entries[name]
+	whole, partial := t.whole && !s.delta, !t.whole && !s.delta
+	bury = bury || partial // there absence says nothing
+	if !s.all && !s.force && len(s.fresh)+len(s.forget) == 0 && s.told == t.seq && (!bury || s.buried == t.seq) {
+		return nil, nil
+	}
+	if s.delta && s.wildcard && !s.all && s.buried < t.floor {
+		return nil, errBehind
+	}
+	there := func(name string) bool { _, ok := t.entries[name]; return ok }
+	a := &answer{version: t.version()}
+	id := chunkID{delta: s.delta, names: s.names}
+	if s.wildcard {
+		id.names = nil
+	}
+	said := s.force
+	if s.all {
+		said = said || whole || s.delta && s.wildcard
+		t.fill(a, id, true, t.all(s))
+		if s.delta && !s.wildcard { // told at once that they are not there
+			a.removed = slices.DeleteFunc(slices.Clone(s.names.list), there)
 		}
+		s.buried = t.seq
+	} else {
+		list := t.since(s.told, s)
+		if len(s.fresh) > 0 {
+			list = append(list, s.fresh...)
+			slices.Sort(list)
+			list = slices.Compact(list)
+		}
+		changed := slices.DeleteFunc(slices.Clone(list), func(name string) bool { return !there(name) })
+		gone := slices.DeleteFunc(t.since(s.buried, s), there)
 		switch {
-		case t.whole && sub.IsWildcard():
-			for _, name := range slices.Sorted(maps.Keys(t.entries)) {
-				r.send = append(r.send, t.entries[name])
+		case whole:
+			if said = said || len(changed) > 0 || bury && len(gone) > 0; said {
+				t.fill(a, id, true, t.all(s))
 			}
-		case t.whole:
-			for _, name := range slices.Sorted(maps.Keys(sub.SubscribedResources())) {
-				if e := t.entries[name]; e != nil {
-					r.send = append(r.send, e)
+			for _, name := range gone {
+				if e, kept := t.gone[name]; said && !bury && kept {
+					a.parts, a.resources = append(a.parts, e.sotw), a.resources+1
 				}
 			}
 		default:
-			for _, e := range r.has {
-				if e != nil {
-					r.send = append(r.send, e)
-				}
+			id.since = s.told
+			t.fill(a, id, len(s.fresh) == 0, changed)
+		}
+		if s.delta {
+			a.removed = append(slices.DeleteFunc(s.fresh, there), s.forget...)
+			if bury {
+				a.removed = append(a.removed, gone...)
 			}
-		}
-		return r
-	}
-	useful := func(r *response) bool { return t.whole || len(r.send) > 0 } // absence says nothing in RDS and EDS
-	names := t.missed(sub, sub.IsWildcard() && req.GetResponseNonce() != "")
-	first := req.GetResponseNonce() == ""
-	if r := answer(names); len(names) > 0 && useful(r) || first && (t.whole || len(r.send) > 0) {
-		out <- r
-		return func() {}, nil
-	}
-	w := &watch{sub: sub}
-	w.send = func(names []string) {
-		if r := answer(names); useful(r) {
-			out <- r
-			delete(t.watches, w)
+			slices.Sort(a.removed)
+			a.removed = slices.Compact(a.removed)
 		}
 	}
-	return t.open(w), nil
+	s.told, s.all, s.fresh, s.forget, s.force = t.seq, false, nil, nil, false
+	if bury {
+		s.buried = t.seq
+	}
+	if !said && a.resources == 0 && len(a.removed) == 0 {
+		return nil, nil
+	}
+	return a, nil
 }
 
-// CreateDeltaWatch is CreateWatch for incremental requests.
-func (t *table) CreateDeltaWatch(req *cache.DeltaRequest, sub cache.Subscription, out chan cache.DeltaResponse) (func(), error) {
+// all are the names of everything that a node has asked for.
+func (t *table) all(s *subscription) []string {
+	if s.wildcard {
+		return nil // see fill
+	}
+	return s.names.list
+}
+
+// fill puts resources into an answer; nil is all. Many that several nodes are sent
+// become one chunk.
+func (t *table) fill(a *answer, id chunkID, shared bool, list []string) {
+	everything := list == nil && id.names == nil && id.since == 0
+	if c, ok := t.chunks[id]; ok && shared {
+		a.parts, a.resources = append(a.parts, c.bytes), c.resources
+		return
+	}
+	if everything {
+		list = slices.Sorted(maps.Keys(t.entries))
+	}
+	size := 0
+	var parts mem.BufferSlice
+	for _, name := range list {
+		if e, ok := t.entries[name]; ok {
+			b := e.wire(id.delta)
+			parts = append(parts, b)
+			size += len(b)
+		}
+	}
+	a.parts, a.resources = append(a.parts, parts...), len(parts)
+	if !shared || len(parts) <= small {
+		return
+	}
+	bytes := make(mem.SliceBuffer, 0, size)
+	for _, b := range parts {
+		bytes = append(bytes, b.ReadOnlyData()...)
+	}
+	if len(t.chunks) == chunks {
+		clear(t.chunks)
+	}
+	t.chunks[id] = chunk{bytes, len(parts)}
+	a.parts = append(a.parts[:len(a.parts)-len(parts)], bytes)
+}
+
+// at is the number of the last change.
+func (t *table) at() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	answer := func(names []string) *deltaResponse {
-		r := &deltaResponse{req: req, version: t.version(), known: sub.ReturnedResources(), seq: t.seq, names: names, has: make([]*entry, len(names))}
-		for i, name := range names {
-			r.has[i] = t.entries[name]
-		}
-		return r
-	}
-	first := req.GetResponseNonce() == "" && len(req.GetInitialResourceVersions()) == 0
-	if first || len(req.GetInitialResourceVersions()) > 0 {
-		delete(sub.ReturnedResources(), seqKey) // a client cannot know it
-	}
-	quick := len(req.GetResourceNamesSubscribe()) == 0 && len(req.GetResourceNamesUnsubscribe()) == 0
-	names := t.missed(sub, quick)
-	for _, name := range req.GetResourceNamesSubscribe() { // told at once that it is not there
-		if name != "*" && t.entries[name] == nil && !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	if len(names) > 0 || first && sub.IsWildcard() {
-		out <- answer(names)
-		return func() {}, nil
-	}
-	w := &watch{sub: sub}
-	w.send = func(names []string) {
-		out <- answer(names)
-		delete(t.watches, w)
-	}
-	return t.open(w), nil
+	return t.seq
 }
 
-// Fetch is REST, which is not served.
-func (t *table) Fetch(context.Context, *cache.Request) (cache.Response, error) {
-	return nil, errors.New("REST is not served")
-}
-
-// learned notes in known what a node was sent. The server calls it, through
-// GetReturnedResources, when it sends; known is the stream's own.
-func learned(known map[string]string, names []string, has []*entry, seq uint64) map[string]string {
-	for i, name := range names {
-		if has[i] != nil {
-			known[name] = has[i].version
-		} else {
-			delete(known, name)
+// compare sets a subscription to what differs from the versions that a node has of
+// before: from an earlier stream, perhaps with another server.
+func (t *table) compare(s *subscription, versions map[string]string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s.told, s.buried, s.all = t.seq, t.seq, false
+	differs := func(name string) bool {
+		e, there := t.entries[name]
+		return there && versions[name] != e.version
+	}
+	if s.wildcard {
+		for name := range t.entries {
+			if differs(name) {
+				s.fresh = append(s.fresh, name)
+			}
 		}
 	}
-	known[seqKey] = strconv.FormatUint(seq, 10)
-	return known
-}
-
-// response is a state-of-the-world answer.
-type response struct {
-	req     *discovery.DiscoveryRequest
-	version string
-	send    []*entry
-	known   map[string]string
-	names   []string // that differ from what the node knows
-	has     []*entry // by names; nil: gone
-	seq     uint64
-}
-
-func (r *response) GetDiscoveryResponse() (*discovery.DiscoveryResponse, error) {
-	out := &discovery.DiscoveryResponse{VersionInfo: r.version, TypeUrl: r.req.GetTypeUrl(), Resources: make([]*anypb.Any, len(r.send))}
-	for i, e := range r.send {
-		out.Resources[i] = e.any
-	}
-	return out, nil
-}
-
-func (r *response) GetRequest() *discovery.DiscoveryRequest { return r.req }
-func (r *response) GetVersion() (string, error)             { return r.version, nil }
-func (r *response) GetResponseVersion() string              { return r.version }
-func (r *response) GetContext() context.Context             { return context.Background() }
-func (r *response) GetReturnedResources() map[string]string {
-	return learned(r.known, r.names, r.has, r.seq)
-}
-
-// deltaResponse is an incremental answer.
-type deltaResponse struct {
-	req     *discovery.DeltaDiscoveryRequest
-	version string
-	known   map[string]string
-	names   []string
-	has     []*entry
-	seq     uint64
-}
-
-func (r *deltaResponse) GetDeltaDiscoveryResponse() (*discovery.DeltaDiscoveryResponse, error) {
-	out := &discovery.DeltaDiscoveryResponse{TypeUrl: r.req.GetTypeUrl(), SystemVersionInfo: r.version}
-	for i, name := range r.names {
-		if e := r.has[i]; e != nil {
-			out.Resources = append(out.Resources, &discovery.Resource{Name: name, Version: e.version, Resource: e.any})
-		} else {
-			out.RemovedResources = append(out.RemovedResources, name)
+	for _, name := range s.names.list {
+		if _, there := t.entries[name]; !there || differs(name) {
+			s.fresh = append(s.fresh, name)
 		}
 	}
-	return out, nil
-}
-
-func (r *deltaResponse) GetDeltaRequest() *discovery.DeltaDiscoveryRequest { return r.req }
-func (r *deltaResponse) GetSystemVersion() (string, error)                 { return r.version, nil }
-func (r *deltaResponse) GetResponseVersion() string                        { return r.version }
-func (r *deltaResponse) GetContext() context.Context                       { return context.Background() }
-func (r *deltaResponse) GetNextVersionMap() map[string]string              { return r.GetReturnedResources() }
-func (r *deltaResponse) GetReturnedResources() map[string]string {
-	return learned(r.known, r.names, r.has, r.seq)
+	for name := range versions {
+		if _, there := t.entries[name]; !there && s.wants(name) {
+			s.forget = append(s.forget, name)
+		}
+	}
 }

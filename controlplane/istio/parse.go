@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/known/durationpb"
 	networking "istio.io/api/networking/v1alpha3"
@@ -27,7 +28,7 @@ const (
 )
 
 // Object is one document of the folder.
-type Object[T any] struct {
+type Object[T proto.Message] struct {
 	Kind, Namespace, Name string
 	Place                 Place
 	Spec                  T
@@ -42,6 +43,11 @@ func (o Object[T]) Ref() string {
 
 var kebab = map[string]string{"VirtualService": "virtual-service", "DestinationRule": "destination-rule",
 	"ServiceEntry": "service-entry", "WorkloadEntry": "workload-entry"}
+
+// Equal tells whether two objects say the same, wherever they stand.
+func (o Object[T]) Equal(other Object[T]) bool {
+	return o.Kind == other.Kind && o.Namespace == other.Namespace && o.Name == other.Name && proto.Equal(o.Spec, other.Spec)
+}
 
 // at is the place of a field, or of the nearest one around it.
 func (o Object[T]) at(path string) Place {
