@@ -210,7 +210,7 @@ func (l *loop) exchange(wanted []Named, now time.Time) {
 }
 
 // forget drops what registries that leave have said, of each interface as soon
-// as the others list the same, and at last the registries.
+// as the others list the same, if need be at other addresses, and at last the registries.
 func (l *loop) forget(now time.Time) {
 	left := slices.DeleteFunc(slices.Clone(l.members), func(m *member) bool {
 		if m.leaves.IsZero() {
@@ -221,7 +221,7 @@ func (l *loop) forget(now time.Time) {
 			s := f.sets[m]
 			switch {
 			case s == nil:
-			case now.Before(m.leaves) && len(missing(s.providers(), f.listed())) > 0:
+			case now.Before(m.leaves) && len(lost(s.providers(), f.listed())) > 0:
 				holds = true
 			default:
 				delete(f.sets, m)

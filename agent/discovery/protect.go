@@ -3,7 +3,9 @@ package discovery
 import (
 	"cmp"
 	"fmt"
+	"net"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/meshferry/meshferry/agent/route"
@@ -188,8 +190,46 @@ func places(list []registry.Provider) map[string]bool {
 	m := make(map[string]bool, len(list))
 	for _, p := range list {
 		m[place(p)] = true
+		for origin := range strings.SplitSeq(p.URL.Param(registry.MarkOrigins), ",") {
+			if origin != "" {
+				m[origin] = true // of an entry that stands for several
+			}
+		}
 	}
 	return m
+}
+
+// lost lists what is in before and that another registry does not have: neither at
+// its place nor at one more, where a host has another address in that registry. Then
+// it is the same process that says it: same service, port and start. As many are
+// needed there as are here.
+func lost(before, observed []registry.Provider) []registry.Provider {
+	here, more := places(before), map[string][]string{}
+	for _, p := range observed {
+		if at, k := place(p), kin(p); k != "" && !here[at] && !slices.Contains(more[k], at) {
+			more[k] = append(more[k], at)
+		}
+	}
+	moved := map[string]bool{} // places of before
+	return slices.DeleteFunc(missing(before, observed), func(p registry.Provider) bool {
+		at, k := place(p), kin(p)
+		if !moved[at] && len(more[k]) > 0 {
+			more[k] = more[k][1:]
+			moved[at] = true
+		}
+		return moved[at]
+	})
+}
+
+// kin is what a provider says of itself whatever its host is called; empty if it does
+// not say when it began.
+func kin(p registry.Provider) string {
+	_, port, err := net.SplitHostPort(place(p))
+	start := p.URL.Param(registry.KeyTimestamp)
+	if err != nil || start == "" {
+		return ""
+	}
+	return strings.Join([]string{p.URL.Protocol, p.URL.Service().Key(), p.URL.Param("application"), port, start}, " ")
 }
 
 func sorted(list []registry.Provider) []registry.Provider {

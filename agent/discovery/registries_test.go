@@ -79,6 +79,45 @@ func TestRegistryIsTakenOut(t *testing.T) {
 	})
 }
 
+// TestLostKnowsOtherAddresses: a host can be called otherwise in another registry, and
+// several processes can be one entry there.
+func TestLostKnowsOtherAddresses(t *testing.T) {
+	mesh := func(host, port, more string) string {
+		return "dubbo://" + host + ":20882/a.B?interface=a.B&application=shop" + more + "&meshferry.origin=" + host + ":" + port + "&meshferry.caps=1"
+	}
+	const at, later = "&timestamp=1700000000000", "&timestamp=1700000000001"
+	for _, c := range []struct {
+		name         string
+		before, then []string
+		lost         int
+	}{
+		{"the same", []string{mesh("h", "20880", at)}, []string{mesh("h", "20880", at)}, 0},
+		{"another address of the host", []string{mesh("h", "20880", at)}, []string{mesh("other", "20880", at)}, 0},
+		{"its own address", []string{mesh("h", "20880", at)}, []string{"dubbo://other:20880/a.B?interface=a.B&application=shop" + at}, 0},
+		{"another start", []string{mesh("h", "20880", at)}, []string{mesh("other", "20880", later)}, 1},
+		{"another port", []string{mesh("h", "20880", at)}, []string{mesh("other", "20881", at)}, 1},
+		{"no start", []string{mesh("h", "20880", "")}, []string{mesh("other", "20880", "")}, 1},
+		{"two hosts that began together, one is there", []string{mesh("h1", "20880", at), mesh("h2", "20880", at)}, []string{mesh("other", "20880", at)}, 1},
+		{"two hosts that began together, both are there", []string{mesh("h1", "20880", at), mesh("h2", "20880", at)}, []string{mesh("other1", "20880", at), mesh("other2", "20880", at)}, 0},
+		{"one that is there stands for no other", []string{mesh("h1", "20880", at), mesh("h2", "20880", at)}, []string{mesh("h1", "20880", at)}, 1},
+		{"two processes as one entry", []string{mesh("h", "20880", at), mesh("h", "20890", later)}, []string{mesh("h", "20880", at+"&meshferry.origins=h:20880,h:20890")}, 0},
+	} {
+		list := func(texts []string) (all []registry.Provider) {
+			for _, text := range texts {
+				u, err := registry.ParseURL(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				all = append(all, registry.Provider{URL: u, Model: registry.ModelInterface})
+			}
+			return all
+		}
+		if got := lost(list(c.before), list(c.then)); len(got) != c.lost {
+			t.Errorf("%s: %d are lost, want %d: %v", c.name, len(got), c.lost, got)
+		}
+	}
+}
+
 func TestRegistryComesBackWhileItLeaves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		one, two, again := newFakeRegistry(), newFakeRegistry(), newFakeRegistry()
