@@ -9,7 +9,7 @@ TAGS   = nomsgpack,grpcnotrace
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-zookeeper test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-zookeeper test-xds test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ java-it: ## the thin Java SDK in real applications of each Dubbo line, behind re
 test-nacos: ## registry/nacos on Nacos 2.3 and 3.1: also with servers that stop, start, are wiped, and ask for no login
 	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -long
 	$(GO) test $(RACE) ./registry/nacos/... -count=1 -timeout 15m -long -nacos3
+
+test-xds: ## rules end to end: shares, canary, faults, ejection, and the ADS server away for 30 s under load (make test: 10 s)
+	$(GO) test ./demo/e2e -run '^TestXDS$$' -count=1 -v -timeout 10m -xds-outage 30s
 
 test-java: ## the long suites with Java, in a network namespace: calls, restarts, Spring, zero-code, foreign addresses
 	$(GO) test $(RACE) ./demo/e2e -run 'Java|ZeroCode|Foreign' -count=1 -timeout 30m -java
