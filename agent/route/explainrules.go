@@ -215,7 +215,10 @@ func (x *Explanation) ruledCandidates(cl *Cluster, b *balance, share float64, no
 	for i, e := range cl.Endpoints {
 		c := Candidate{
 			Service: x.Service, Protocol: protocol, Address: e.Peer.Addr, Host: e.spec.Host, Mesh: e.Mesh, Cluster: cl.Name, Locality: e.locality.text(),
-			Weight: e.Weight, Effective: int(b.weights[i]), InFlight: e.Peer.InFlight.Load(),
+			Weight: e.Weight, InFlight: e.Peer.InFlight.Load(),
+		}
+		if b.weights[i] > 0 { // of which it is a share by priority and locality; Share says what that comes to
+			c.Effective = e.Weight
 		}
 		switch rank := e.rank(); {
 		case rank == ejected:

@@ -94,7 +94,7 @@ func (list registryStates) String() string {
 
 // candidate is one provider.
 type candidate struct {
-	Service, Protocol, Address, Cluster, Locality, Origin, Application, Workload, Model, Reason, Warmup string
+	Service, Protocol, Address, Host, Cluster, Locality, Origin, Application, Workload, Model, Reason, Warmup string
 
 	Mesh, Used              bool
 	Registries              []string
@@ -111,12 +111,12 @@ func candidates(p *printer, list []candidate) {
 			weight = fmt.Sprintf("%d of %d", c.EffectiveWeight, c.Weight)
 		}
 		rows = append(rows, []string{
-			c.Address, c.Cluster, c.Locality, c.Protocol, c.Service, yes(c.Used), fmt.Sprintf("%.0f%%", 100*c.Share), weight, c.Warmup, strconv.FormatInt(c.InFlight, 10),
+			c.Address, c.Host, c.Cluster, c.Locality, c.Protocol, c.Service, yes(c.Used), fmt.Sprintf("%.0f%%", 100*c.Share), weight, c.Warmup, strconv.FormatInt(c.InFlight, 10),
 			yes(c.Mesh), c.Origin, c.Application, c.Workload, strings.Join(c.Registries, ","), c.Model, c.Reason,
 		})
 	}
 	p.list("No provider is known.", []string{
-		"ADDRESS", "CLUSTER", "LOCALITY", "PROTOCOL", "SERVICE", "USED", "SHARE", "WEIGHT", "WARM-UP", "IN FLIGHT",
+		"ADDRESS", "NAME", "CLUSTER", "LOCALITY", "PROTOCOL", "SERVICE", "USED", "SHARE", "WEIGHT", "WARM-UP", "IN FLIGHT",
 		"MESH", "ORIGIN", "APPLICATION", "WORKLOAD", "REGISTRIES", "MODEL", "REASON",
 	}, rows)
 }

@@ -280,6 +280,9 @@ var update = flag.Bool("update", false, "write the golden files")
 func TestGolden(t *testing.T) {
 	var asked []string
 	name := func(u *url.URL) string {
+		if u.Query().Get("service") == "com.a.Ruled" {
+			return strings.TrimSuffix("/explain-rules-"+u.Query().Get("direction"), "-")
+		}
 		return strings.TrimSuffix(strings.TrimPrefix(u.Path, "/v1")+"-"+u.Query().Get("direction"), "-")
 	}
 	address := fake(t, func(w http.ResponseWriter, r *http.Request) {
@@ -303,6 +306,7 @@ func TestGolden(t *testing.T) {
 		{"endpoints-inbound", []string{"endpoints", "g/com.a.Foo:1.0", "--inbound"}, []string{"direction=inbound&service=g%2Fcom.a.Foo%3A1.0"}},
 		{"explain", []string{"explain", "com.a.Foo", "--method", "hi", "--application", "cart", "--attachment", "a=b=c", "--attachment", "x=1,2"},
 			[]string{full + "method=hi&service=com.a.Foo", full + "direction=inbound&method=hi&service=com.a.Foo"}},
+		{"explain-rules", []string{"explain", "com.a.Ruled"}, []string{"service=com.a.Ruled", "direction=inbound&service=com.a.Ruled"}},
 	} {
 		asked = nil
 		code, out, errs := command(append(c.args, "--control", address)...)
