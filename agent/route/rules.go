@@ -532,19 +532,19 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 		usable, warm = x.usable(spec)
 	}
 	wait := func() { x.waits[r.service] = true }
+	if usable && r.fallen { // back from the registries, after a while
+		if r.good.IsZero() {
+			r.good = c.now
+		}
+		if c.now.Sub(r.good) < riseRules {
+			wait()
+			return nil
+		}
+		r.fallen = false
+	}
 	switch {
 	case usable && (warm || spec == r.accepted):
 		r.bad = time.Time{}
-		if r.fallen {
-			if r.good.IsZero() {
-				r.good = c.now
-			}
-			if c.now.Sub(r.good) < riseRules {
-				wait()
-				return nil
-			}
-			r.fallen = false
-		}
 		r.accepted = spec
 		r.last = c.newRoutes(r, spec, entry)
 		return r.last
@@ -559,7 +559,7 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 	}
 	r.good = time.Time{}
 	if usable { // some clusters are missing for long
-		r.accepted, r.bad, r.fallen = spec, time.Time{}, false
+		r.accepted, r.bad = spec, time.Time{}
 		r.last = c.newRoutes(r, spec, entry)
 		return r.last
 	}

@@ -476,3 +476,74 @@ func TestLastResort(t *testing.T) {
 		t.Errorf("said of nobody: %q", r.snapshot.unsupported)
 	}
 }
+
+// With rules before registries the registries decide until the first rules that lead
+// to endpoints, and then there is one change of mind, in whatever order these come.
+// Rules that come and go fast change nothing, also when some of their clusters are
+// missing for good.
+func TestRulesBeforeRegistriesDoNotFlap(t *testing.T) {
+	route := RuleUpdate{Routes: vhost("com.a.foo", split("blue", 1))}
+	cluster, set := RuleUpdate{Clusters: clusters("blue")}, RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")}}
+	synced := RuleUpdate{Source: "xds", Synced: true}
+	for name, order := range map[string][]RuleUpdate{
+		"synced first": {synced, route, cluster, set}, "synced last": {cluster, set, route, synced}, "endpoints first": {set, cluster, synced, route}, "route first": {route, synced, set, cluster},
+	} {
+		r := newRuledTest(t, FromXDSThenRegistry)
+		r.compiler.update(ready("com.a.Foo", ifaceLevel(t, "dubbo://10.0.0.9:20880/com.a.Foo?interface=com.a.Foo")))
+		r.compile(r.time)
+		ruled := func() bool { return r.snapshot.Outbound.find("com.a.Foo", "", "").Routes() != nil }
+		changes, is := 0, false
+		watch := func(d time.Duration) {
+			for range int(d / time.Second) {
+				r.pass(time.Second)
+				if now := ruled(); now != is {
+					changes, is = changes+1, now
+				}
+			}
+		}
+		watch(20 * time.Second) // the server does not answer
+		if is {
+			t.Errorf("%s: rules from nowhere", name)
+		}
+		for _, u := range order {
+			r.send(u)
+			watch(2 * time.Second)
+		}
+		if !is || changes != 1 {
+			t.Errorf("%s: rules decide: %v, after %d changes", name, is, changes)
+		}
+		// Endpoints come and go every three seconds: they are held.
+		for range 10 {
+			r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": {}}})
+			watch(3 * time.Second)
+			r.send(set)
+			watch(3 * time.Second)
+		}
+		if !is || changes != 1 {
+			t.Errorf("%s: held: rules decide: %v, after %d changes", name, is, changes)
+		}
+		// They are away for longer, and then come and go: the registries keep deciding,
+		// also when the rule is written anew each time and names a cluster that is not
+		// there.
+		r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": {}}})
+		watch(holdRules + 2*time.Second)
+		if is || changes != 2 {
+			t.Errorf("%s: fallen back: %v, after %d changes", name, !is, changes)
+		}
+		for range 10 {
+			again := RuleUpdate{Endpoints: set.Endpoints, Routes: vhost("com.a.foo", split("blue", 1, "absent", 1))}
+			r.send(again)
+			watch(riseRules - 2*time.Second)
+			r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": {}}})
+			watch(2 * time.Second)
+		}
+		if is || changes != 2 {
+			t.Errorf("%s: coming and going: %v, after %d changes", name, is, changes)
+		}
+		r.send(set)
+		watch(riseRules + 2*time.Second)
+		if !is || changes != 3 {
+			t.Errorf("%s: back: %v, after %d changes", name, is, changes)
+		}
+	}
+}
