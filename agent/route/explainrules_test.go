@@ -58,10 +58,17 @@ func TestExplainRules(t *testing.T) {
 	golden(t, "explain-rules-split", r.snapshot.explain(Query{Service: asked, Method: "sayHello", Attachments: map[string]string{"tag": "blue"}}, r.time))
 	want := []string{"cluster blue: subset load balancing", "endpoints of green: host green.example cannot be looked up (no such host), its last addresses are used", "listener 127.0.0.1_20881: filter envoy.filters.http.lua",
 		"virtual host http_proxy/com.a.foo:20882: cors", "virtual host http_proxy/com.a.foo:20882: route #2: url rewrite"}
-	if !slices.Equal(r.snapshot.unsupported, want) {
-		t.Errorf("not honoured: %q", r.snapshot.unsupported)
+	if said := r.said(); !slices.Equal(said, want) {
+		t.Errorf("not honoured: %q", said)
 	}
-	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"blue": nil}, Endpoints: map[string]*EndpointSet{"green": endpoints("10.0.0.5:20882")}, Unsupported: map[string][]string{},
+	// What generated resources say alike is one line.
+	r.send(RuleUpdate{Unsupported: map[string][]string{}, Clusters: map[string]*ClusterSpec{
+		"a": {Unsupported: []string{"tls", "subset load balancing"}}, "c": {Unsupported: []string{"tls"}}, "b": {Unsupported: []string{"tls"}},
+	}})
+	if said := r.said(); len(said) != 5 || said[0] != "cluster a and 1 more: subset load balancing" || said[1] != "cluster a and 2 more: tls" {
+		t.Errorf("not honoured: %q", said)
+	}
+	r.send(RuleUpdate{Clusters: map[string]*ClusterSpec{"blue": nil, "a": nil, "b": nil, "c": nil}, Endpoints: map[string]*EndpointSet{"green": endpoints("10.0.0.5:20882")}, Unsupported: map[string][]string{},
 		Routes: map[string]*RouteSpec{"http_proxy/com.a.foo:20882": {Name: "http_proxy/com.a.foo:20882", Hosts: []string{"com.a.foo"}, Routes: []RouteRule{{Direct: &DirectResponse{Status: 503, Text: "closed"}}}}}})
 	if len(r.snapshot.unsupported) != 0 {
 		t.Errorf("not honoured: %q", r.snapshot.unsupported)

@@ -130,9 +130,9 @@ func (r *Router) loop(ctx context.Context) {
 		if next == nil {
 			continue
 		}
-		for _, line := range next.unsupported {
-			if _, said := slices.BinarySearch(r.Snapshot().unsupported, line); !said && !strings.HasPrefix(line, moreFlaws) {
-				r.log.Warn("a rule cannot be honoured", "rule", line)
+		for _, f := range next.unsupported {
+			if f.of != moreFlaws && !slices.ContainsFunc(r.Snapshot().unsupported, func(said flaw) bool { return said.text == f.text }) {
+				r.log.Warn("a rule cannot be honoured", "rule", f)
 			}
 		}
 		r.current.Store(next)
@@ -242,7 +242,12 @@ func replace[T any](ch chan T, v T) {
 func (r *Router) Snapshot() *Snapshot { return r.current.Load() }
 
 // Unsupported lists what rules say and the agent cannot do, sorted.
-func (r *Router) Unsupported() []string { return r.Snapshot().unsupported }
+func (r *Router) Unsupported() (lines []string) {
+	for _, f := range r.Snapshot().unsupported {
+		lines = append(lines, f.String())
+	}
+	return lines
+}
 
 // Changes is the current snapshot, to wait for the next one.
 func (r *Router) Changes() *watch.Value[Snapshot] { return &r.current }

@@ -211,26 +211,47 @@ func (s *RouteSpec) flaws() []string {
 	return lines
 }
 
-// mostFlaws bounds what status lists, and the log says; moreFlaws begins the line
-// about the rest.
+// mostFlaws bounds what status lists, and the log says; moreFlaws is where the rest
+// is.
 const (
 	mostFlaws = 100
-	moreFlaws = "… and "
+	moreFlaws = "…"
 )
 
-// allFlaws lists what cannot be honoured, sorted.
-func (x *ruleState) allFlaws() []string {
-	var list []string
+// flaw is something that cannot be honoured, and where.
+type flaw struct {
+	text string
+	of   string // the first of the resources that say it, by name
+	more int    // others
+}
+
+func (f flaw) String() string {
+	if f.more > 0 {
+		return fmt.Sprintf("%s and %d more: %s", f.of, f.more, f.text)
+	}
+	return f.of + ": " + f.text
+}
+
+// allFlaws lists what cannot be honoured, sorted. What many resources say, as
+// generated ones do, is one flaw.
+func (x *ruleState) allFlaws() []flaw {
+	byText := map[string]flaw{}
 	for _, m := range [...]map[string][]string{x.unsupported, x.flawed} {
 		for of, lines := range m {
 			for _, line := range lines {
-				list = append(list, of+": "+line)
+				if f, known := byText[line]; known {
+					byText[line] = flaw{line, min(f.of, of), f.more + 1}
+				} else {
+					byText[line] = flaw{line, of, 0}
+				}
 			}
 		}
 	}
-	slices.Sort(list)
+	list := slices.SortedFunc(maps.Values(byText), func(a, b flaw) int {
+		return cmp.Or(cmp.Compare(a.of, b.of), cmp.Compare(a.text, b.text))
+	})
 	if more := len(list) - mostFlaws; more > 0 {
-		list = append(list[:mostFlaws], fmt.Sprintf("%s%d more", moreFlaws, more))
+		list = append(list[:mostFlaws], flaw{of: moreFlaws, text: fmt.Sprintf("and %d more", more)})
 	}
 	return list
 }

@@ -15,7 +15,7 @@ type Snapshot struct {
 
 	interfaces   index[*ifaceSet]
 	clusters     index[*Cluster]                       // of rules, by name; each as it is without a service
-	unsupported  []string                              // what rules say that cannot be honoured, sorted
+	unsupported  []flaw                                // what rules say that cannot be honoured, sorted
 	collided     map[registry.Service]registry.Service // services without rules → who has their host
 	inbound      *localSet
 	applications map[string]*Table

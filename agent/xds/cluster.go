@@ -78,11 +78,11 @@ func clusterSpec(c *xdsclient.Cluster) *route.ClusterSpec {
 	case m.GetType() == clusterv3.Cluster_ORIGINAL_DST:
 		n.add("type ORIGINAL_DST is not honoured, it has no endpoints")
 	}
-	if m.GetTransportSocket() != nil && m.GetTransportSocket().GetName() != "envoy.transport_sockets.raw_buffer" {
+	if m.GetTransportSocket() != nil && m.GetTransportSocket().GetName() != rawBuffer {
 		n.add("transport_socket %s is not honoured, endpoints are called without it", m.GetTransportSocket().GetName())
 	}
 	for _, t := range m.GetTransportSocketMatches() {
-		if t.GetTransportSocket().GetName() != "envoy.transport_sockets.raw_buffer" {
+		if t.GetTransportSocket().GetName() != rawBuffer && !isIstioTLS(t) { // endpointSet tells of Istio's
 			n.add("transport_socket_matches %s is not honoured, endpoints are called without it", t.GetName())
 		}
 	}
@@ -400,14 +400,23 @@ func or(v *wrapperspb.UInt32Value, otherwise uint32) uint32 {
 	return v.GetValue()
 }
 
-// Keys of endpoint metadata.
+// Keys and values of endpoint metadata.
 const (
 	transportMatch = "envoy.transport_socket_match"
+	rawBuffer      = "envoy.transport_sockets.raw_buffer"
+	tlsMode        = "tlsMode"
 	istio          = "istio"
 )
 
-// endpointSet translates endpoints; nil: they are not known.
-func endpointSet(a *xdsclient.Assignment, meshPorts []int, n *notes) *route.EndpointSet {
+// isIstioTLS tells that a transport socket is for endpoints with tlsMode istio.
+// istiod gives it to every cluster, whether or not there are such endpoints.
+func isIstioTLS(t *clusterv3.Cluster_TransportSocketMatch) bool {
+	return t.GetTransportSocket().GetName() != rawBuffer && t.GetMatch().GetFields()[tlsMode].GetStringValue() == istio
+}
+
+// endpointSet translates endpoints of a cluster; nil: they are not known. secure
+// tells that those with tlsMode istio are to be called with TLS.
+func endpointSet(a *xdsclient.Assignment, secure bool, meshPorts []int, n *notes) *route.EndpointSet {
 	if a == nil || a.Missing {
 		return nil
 	}
@@ -418,6 +427,7 @@ func endpointSet(a *xdsclient.Assignment, meshPorts []int, n *notes) *route.Endp
 		n.add("%s is not honoured", field)
 	}
 	s := &route.EndpointSet{Overprovisioning: a.Overprovisioning}
+	marked := false
 	for _, l := range a.Localities {
 		spec := route.LocalitySpec{Region: l.Region, Zone: l.Zone, SubZone: l.SubZone, Priority: l.Priority, Weight: l.Weight}
 		if len(l.Endpoints) > 0 {
@@ -431,7 +441,7 @@ func endpointSet(a *xdsclient.Assignment, meshPorts []int, n *notes) *route.Endp
 			}
 			out := route.EndpointSpec{
 				Address: net.JoinHostPort(e.Host, strconv.Itoa(int(e.Port))), Weight: e.Weight,
-				Mesh: e.Meta(transportMatch, "tlsMode") == "istio" || slices.Contains(meshPorts, int(e.Port)),
+				Mesh: e.Meta(transportMatch, tlsMode) == istio || slices.Contains(meshPorts, int(e.Port)),
 			}
 			switch e.Health {
 			case xdsclient.Unhealthy:
@@ -441,12 +451,16 @@ func endpointSet(a *xdsclient.Assignment, meshPorts []int, n *notes) *route.Endp
 			case xdsclient.Degraded:
 				out.Health = route.Degraded
 			}
+			marked = marked || e.Meta(transportMatch, tlsMode) == istio
 			if w := e.Meta(istio, "workload"); w != "" {
 				out.Metadata = map[string]string{"workload": w}
 			}
 			spec.Endpoints = append(spec.Endpoints, out)
 		}
 		s.Localities = append(s.Localities, spec)
+	}
+	if secure && marked {
+		n.add("TLS to endpoints with tlsMode istio is not honoured, they are called in plain text")
 	}
 	return s
 }

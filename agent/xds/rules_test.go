@@ -292,7 +292,7 @@ func TestEndpoints(t *testing.T) {
 		{Host: "10.0.0.3", Port: 1, Health: xdsclient.Degraded, Metadata: []xdsclient.Metadata{{Filter: transportMatch, Key: "tlsMode", Value: "istio"}, {Filter: istio, Key: "workload", Value: "w"}}},
 		{Host: "/pipe"},
 	}}}}
-	got := endpointSet(a, []int{20882}, &n)
+	got := endpointSet(a, true, []int{20882}, &n)
 	want := &route.EndpointSet{Overprovisioning: 150, Localities: []route.LocalitySpec{{Region: "r", Priority: 1, Weight: 3, Endpoints: []route.EndpointSpec{
 		{Address: "10.0.0.1:20880", Weight: 2, Health: route.Draining},
 		{Address: "10.0.0.2:20882", Health: route.Unhealthy, Mesh: true},
@@ -301,10 +301,13 @@ func TestEndpoints(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("\n got %+v\nwant %+v", got, want)
 	}
-	if !slices.Equal(n, notes{"drop_overloads is not honoured", "endpoint /pipe has no port and is left out"}) {
+	if !slices.Equal(n, notes{"drop_overloads is not honoured", "endpoint /pipe has no port and is left out", "TLS to endpoints with tlsMode istio is not honoured, they are called in plain text"}) {
 		t.Errorf("%v", n)
 	}
-	if endpointSet(&xdsclient.Assignment{Missing: true}, nil, &n) != nil || endpointSet(&xdsclient.Assignment{}, nil, &n) == nil {
+	if n = nil; endpointSet(a, false, nil, &n) == nil || len(n) != 2 {
+		t.Errorf("the cluster is called in plain text: %v", n)
+	}
+	if endpointSet(&xdsclient.Assignment{Missing: true}, false, nil, &n) != nil || endpointSet(&xdsclient.Assignment{}, false, nil, &n) == nil {
 		t.Error("missing is not known, empty is none")
 	}
 }

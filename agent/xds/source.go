@@ -320,9 +320,12 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 		spec := clusterSpec(c)
 		out.Clusters[name], said[resource] = spec, spec.Unsupported
 	}
-	if old == nil || old.Endpoints != c.Endpoints {
+	secure := func(c *xdsclient.Cluster) bool {
+		return slices.ContainsFunc(c.Config.GetTransportSocketMatches(), isIstioTLS)
+	}
+	if old == nil || old.Endpoints != c.Endpoints || secure(old) != secure(c) {
 		var n notes
-		out.Endpoints[name] = endpointSet(c.Endpoints, t.meshPorts, &n)
+		out.Endpoints[name] = endpointSet(c.Endpoints, secure(c), t.meshPorts, &n)
 		if resource := "endpoints " + name; len(n) > 0 || len(t.general[resource]) > 0 {
 			t.general[resource], said[resource] = n, n
 		}
