@@ -2,6 +2,7 @@ package xdsclient_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -426,6 +427,44 @@ func TestByName(t *testing.T) {
 		s.Delete(lds, "stock:20882")
 		s.Delete(cds, "cluster-stock")
 		c.until("gone", func() bool { return len(c.listen)+len(c.cluster)+len(c.route) == 0 })
+	})
+}
+
+// istiod's gRPC generator sends every virtual host of a port with the route of each
+// listener. Only the clusters of the listener's own are asked for.
+func TestByNameOfMany(t *testing.T) {
+	both(t, func(t *testing.T, delta bool) {
+		s := newServer(t, xdstest.Options{})
+		names := []string{"shop", "stock", "*.wild", "other"}
+		var hosts []*routev3.VirtualHost
+		for _, n := range names {
+			s.Set(xdstest.Cluster("cluster-"+n), xdstest.Endpoints("cluster-"+n, "10.0.0.1:1"))
+			hosts = append(hosts, xdstest.VirtualHost(n, "cluster-"+n))
+		}
+		for _, n := range []string{"shop", "stock", "a.wild", "unknown"} {
+			s.Set(xdstest.APIListener(n+":20882", "all"))
+		}
+		s.Set(xdstest.Routes("all", hosts...))
+		o := fast(s)
+		o.Delta, o.Wildcard = delta, false
+		c := start(t, o)
+		for _, step := range []struct{ listeners, clusters []string }{
+			{[]string{"shop:20882"}, []string{"cluster-shop"}},
+			{[]string{"shop:20882", "stock:20882"}, []string{"cluster-shop", "cluster-stock"}},
+			{[]string{"stock:20882", "a.wild:20882"}, []string{"cluster-*.wild", "cluster-stock"}},
+			{[]string{"unknown:20882"}, []string{"cluster-*.wild", "cluster-other", "cluster-shop", "cluster-stock"}}, // its name says nothing
+			{[]string{"a.wild:20882"}, []string{"cluster-*.wild"}},
+		} {
+			c.SetListeners(step.listeners)
+			c.until(fmt.Sprint(step.listeners), func() bool {
+				return len(c.listen) == len(step.listeners) && slices.Equal(slices.Sorted(maps.Keys(c.cluster)), step.clusters) && len(c.route["all"].Hosts) == len(step.clusters)
+			})
+			c.coherent()
+		}
+		hosts[2] = xdstest.VirtualHost("*.wild", "cluster-shop")
+		s.Set(xdstest.Routes("all", hosts...))
+		c.until("another cluster", func() bool { return slices.Equal(slices.Sorted(maps.Keys(c.cluster)), []string{"cluster-shop"}) })
+		c.coherent()
 	})
 }
 

@@ -2,8 +2,11 @@ package xdsclient
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"net"
 	"regexp"
 	"slices"
 	"strconv"
@@ -209,8 +212,80 @@ func (d *decoder) filter(l *Listener, a *anypb.Any) error {
 // decodedRoute is a route with what its virtual hosts were decoded from.
 type decodedRoute struct {
 	*Route
-	raws [][]byte // of Hosts, within the resource
-	ext  *Resource
+	raws    [][]byte // of Hosts, within the resource
+	ext     *Resource
+	domains *domains // of Hosts, once somebody looked for one
+}
+
+// only is the route with the virtual hosts alone that match names of listeners, with
+// their port or without; whole, if one matches none: then names say nothing.
+func (r *decodedRoute) only(listeners map[string]struct{}) *decodedRoute {
+	if len(r.Hosts) < 2 || len(listeners) == 0 {
+		return r
+	}
+	if r.domains == nil {
+		r.domains = newDomains(r.Hosts)
+	}
+	keep := map[int]struct{}{}
+	for name := range listeners {
+		i := r.domains.match(name)
+		if host, _, err := net.SplitHostPort(name); i < 0 && err == nil {
+			i = r.domains.match(host)
+		}
+		if i < 0 {
+			return r
+		}
+		keep[i] = struct{}{}
+	}
+	out := &decodedRoute{Route: &Route{Name: r.Name, Config: r.Config}, ext: r.ext}
+	for _, i := range slices.Sorted(maps.Keys(keep)) {
+		out.Hosts, out.raws = append(out.Hosts, r.Hosts[i]), append(out.raws, r.raws[i])
+	}
+	return out
+}
+
+// domains are those of virtual hosts, in lower case.
+type domains struct {
+	whole map[string]int
+	wild  []wildDomain // the one that is preferred first
+}
+
+type wildDomain struct {
+	before, after string
+	host          int
+}
+
+func newDomains(hosts []*VirtualHost) *domains {
+	d := &domains{whole: map[string]int{}}
+	for i, v := range hosts {
+		for _, name := range v.Config.GetDomains() {
+			before, after, wild := strings.Cut(strings.ToLower(name), "*")
+			if wild {
+				d.wild = append(d.wild, wildDomain{before, after, i})
+			} else if _, twice := d.whole[before]; !twice {
+				d.whole[before] = i
+			}
+		}
+	}
+	slices.SortStableFunc(d.wild, func(a, b wildDomain) int {
+		return cmp.Or(cmp.Compare(len(b.after), len(a.after)), cmp.Compare(len(b.before), len(a.before)))
+	})
+	return d
+}
+
+// match finds a virtual host as VirtualHost.domains says: by the whole name, the
+// longest "*suffix", the longest "prefix*", "*"; -1: none.
+func (d *domains) match(name string) int {
+	name = strings.ToLower(name)
+	if i, ok := d.whole[name]; ok {
+		return i
+	}
+	for _, w := range d.wild {
+		if len(name) > len(w.before)+len(w.after) && strings.HasPrefix(name, w.before) && strings.HasSuffix(name, w.after) {
+			return w.host
+		}
+	}
+	return -1
 }
 
 // route decodes a route configuration. Virtual hosts whose bytes are those of prev

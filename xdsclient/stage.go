@@ -55,7 +55,9 @@ type stagedService struct {
 }
 
 type stagedRoute struct {
-	recv, pub *decodedRoute
+	all       *decodedRoute // as received
+	recv      *decodedRoute // what of it can be used, see narrow
+	pub       *decodedRoute
 	gone      bool                  // asked for, and not there
 	held      map[*VirtualHost]hold // of recv
 	listeners map[string]struct{}   // received or delivered, that refer to it
@@ -215,8 +217,21 @@ func (s *stage) setAssignment(service string, a *Assignment) {
 // without: nobody asks for it any more.
 func (s *stage) setRoute(k key, r *decodedRoute, gone bool) {
 	st := s.routeOf(k)
+	st.all, st.gone = r, gone
+	s.narrow(k, st)
+}
+
+// narrow leaves of a route what the listeners that lead to it are for. One that is
+// asked for by name is for that name, as of a gRPC client, while istiod sends every
+// virtual host of the port with it: to follow all would mean to follow everybody's
+// clusters.
+func (s *stage) narrow(k key, st *stagedRoute) {
+	r := st.all
+	if r != nil && !s.wildcard && k.url == RouteURL {
+		r = r.only(st.listeners)
+	}
 	s.referHosts(st.recv, r, s.wantCluster)
-	st.recv, st.gone = r, gone
+	st.recv = r
 	s.dirtyRoutes[k] = struct{}{}
 }
 
@@ -280,7 +295,10 @@ func (s *stage) referListener(old, next *Listener, count func(string, int)) {
 	if next != nil {
 		for _, k := range next.refs {
 			s.refer(k, 1)
-			s.routeOf(k).listeners[next.Name] = struct{}{}
+			if r := s.routeOf(k); !has(r.listeners, next.Name) {
+				r.listeners[next.Name] = struct{}{}
+				s.narrow(k, r)
+			}
 		}
 		for _, c := range next.clusters {
 			count(c, 1)
@@ -627,6 +645,7 @@ func (s *stage) publishListener(name string, st *stagedListener, next *Listener)
 		for _, k := range st.pub.refs {
 			if r := s.routes[k]; r != nil && !refersTo(next, k) && !refersTo(st.recv, k) {
 				delete(r.listeners, name)
+				s.narrow(k, r)
 			}
 		}
 	}
@@ -636,6 +655,8 @@ func (s *stage) publishListener(name string, st *stagedListener, next *Listener)
 	}
 	s.out.Listeners[name] = next
 }
+
+func has(set map[string]struct{}, name string) bool { _, ok := set[name]; return ok }
 
 func refersTo(l *Listener, k key) bool {
 	if l == nil {

@@ -600,7 +600,7 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 		why := "rules of " + orElse(x.source, "xds") + " have no virtual host " + r.host
 		if owner, refused := x.collided[r.service]; refused {
 			why = "host " + r.host + " is that of " + owner.Key()
-		} else if !x.synced {
+		} else if !x.synced || waiting {
 			why = orElse(x.source, "xds") + " has not told yet whether there is a virtual host " + r.host
 		}
 		return &Routes{why: why, waiting: waiting}
