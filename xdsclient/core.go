@@ -33,6 +33,7 @@ type core struct {
 	o       Options
 	log     *slog.Logger
 	dec     *decoder
+	route   *decodedRoute // the last one that was decoded
 	stage   *stage
 	types   map[string]*typeState
 	order   []*typeState // in which they are asked for: make before break
@@ -420,10 +421,11 @@ func (c *core) decode(t *typeState, r *resource, raw []byte) (string, error) {
 		return name, nil
 	case RouteURL:
 		prev, _ := r.value.(*decodedRoute)
-		v, err := route(raw, prev)
+		v, err := route(raw, prev, c.route)
 		if err != nil {
 			return "", err
 		}
+		c.route = v
 		if len(v.Hosts) == 0 && c.o.Implied != nil {
 			if err := imply(v, prev, c.o.Implied(v.Name)); err != nil {
 				return "", err

@@ -174,7 +174,7 @@ func (d *decoder) filter(l *Listener, a *anypb.Any) error {
 			if err != nil {
 				return err
 			}
-			r, err := route(raw, nil)
+			r, err := route(raw, nil, nil)
 			if err != nil {
 				return fmt.Errorf("route configuration: %w", err)
 			}
@@ -288,9 +288,22 @@ func (d *domains) match(name string) int {
 	return -1
 }
 
-// route decodes a route configuration. Virtual hosts whose bytes are those of prev
-// are taken from there: one that changed among ten thousand costs as one.
-func route(raw []byte, prev *decodedRoute) (*decodedRoute, error) {
+// byName are the places of the virtual hosts; r may be nil.
+func (r *decodedRoute) byName() map[string]int {
+	if r == nil {
+		return nil
+	}
+	m := make(map[string]int, len(r.Hosts))
+	for i, v := range r.Hosts {
+		m[v.Name] = i
+	}
+	return m
+}
+
+// route decodes a route configuration. Virtual hosts whose bytes are those of prev,
+// or of another route, are taken from there: one that changed among ten thousand
+// costs as one, and so do the copies in the routes of istiod's gRPC generator.
+func route(raw []byte, prev, other *decodedRoute) (*decodedRoute, error) {
 	var hosts [][]byte
 	var rest []byte
 	for b := raw; len(b) > 0; {
@@ -318,17 +331,18 @@ func route(raw []byte, prev *decodedRoute) (*decodedRoute, error) {
 	if r.Name == "" {
 		return nil, errNoName
 	}
-	old := map[string]int{}
+	old := prev.byName()
 	if prev != nil {
-		for i, v := range prev.Hosts {
-			old[v.Name] = i
-		}
 		if proto.Equal(prev.Config, r.Config) {
 			r.Config = prev.Config
 		}
 	}
 	global := mirrors(nil, r.Config.GetRequestMirrorPolicies())
 	sameGlobal := prev != nil && prev.Config == r.Config
+	if other != nil && (len(global) > 0 || len(other.Config.GetRequestMirrorPolicies()) > 0) {
+		other = nil // its virtual hosts have other mirrors
+	}
+	var others map[string]int // of other, once it is looked at
 	seen := make(map[string]struct{}, len(hosts))
 	var errs []error
 	for _, host := range hosts {
@@ -338,6 +352,12 @@ func route(raw []byte, prev *decodedRoute) (*decodedRoute, error) {
 			was = was && sameGlobal
 			if was && bytes.Equal(prev.raws[i], host) {
 				return prev.Hosts[i], nil
+			}
+			if others == nil {
+				others = other.byName()
+			}
+			if i, there := others[name]; there && bytes.Equal(other.raws[i], host) {
+				return other.Hosts[i], nil
 			}
 			v, err := virtualHost(host, global)
 			if err == nil && was && proto.Equal(v.Config, prev.Hosts[i].Config) {

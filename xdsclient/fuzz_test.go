@@ -49,10 +49,13 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("the same endpoints differ: %v", err)
 			}
 		}
-		if r, err := route(raw, nil); err == nil {
-			again, err := route(raw, r)
+		if r, err := route(raw, nil, nil); err == nil {
+			again, err := route(raw, r, nil)
 			if err != nil || !samePointers(again, r) {
 				t.Errorf("the same route differs: %v", err)
+			}
+			if other, err := route(raw, nil, r); err != nil || len(other.Hosts) != len(r.Hosts) {
+				t.Errorf("the same route differs beside itself: %v", err)
 			}
 		}
 	})
