@@ -32,22 +32,22 @@ func TestSeveralServers(t *testing.T) {
 		o.Servers = append(o.Servers, r.Addr())
 	}
 	a, reader := start(t, o), start(t, options(s, id, "reader"))
-	a.hold(want(t, first))
-	reader.subscribe(iface).until(listed_(first))
+	a.HoldSoon(want(t, first))
+	reader.Listen(iface).Until(listed_(first))
 	for left := len(at); left > 1; left-- {
 		now := a.usable().server
 		at[now].Cut()
 		delete(at, now)
-		a.eventually("connected elsewhere", func() bool { c := a.usable(); return c != nil && c.server != now })
+		a.Eventually("connected elsewhere", func() bool { c := a.usable(); return c != nil && c.server != now })
 		if at[a.usable().server] == nil {
 			t.Errorf("it says to be connected to %s, which is dead", a.usable().server)
 		}
-		a.hold(want(t, first))
-		reader.subscribe(iface).until(listed_(first)) // who is new: others may have seen it gone for a moment, or not
+		a.HoldSoon(want(t, first))
+		reader.Listen(iface).Until(listed_(first)) // who is new: others may have seen it gone for a moment, or not
 	}
 	now := a.usable().server
 	at[now].Cut()
-	a.eventually("away", func() bool {
+	a.Eventually("away", func() bool {
 		got := a.Status()
 		return got.State == registry.Away && strings.Contains(got.Err, "connection refused")
 	})
@@ -70,9 +70,9 @@ func TestTLS(t *testing.T) {
 		return o
 	}
 	a := start(t, over(secure.Addr(), ca)) // the login goes this way too
-	a.hold(want(t, first))
-	a.subscribe(iface).until(listed_(first))
-	a.stop()
+	a.HoldSoon(want(t, first))
+	a.Listen(iface).Until(listed_(first))
+	a.Stop()
 
 	noLogin := func(o Options) Options { o.User, o.Password = "", ""; return o } // gRPC comes first then
 	plain := over(secure.Addr(), "")
@@ -93,11 +93,11 @@ func TestTLS(t *testing.T) {
 		"a server with TLS, asked without, and no login": {noLogin(plain), "connect to " + secure.Addr()},
 	} {
 		r := launch(t, c.o)
-		r.eventually(name+": "+c.want, func() bool { return strings.Contains(r.Status().Err, c.want) })
+		r.Eventually(name+": "+c.want, func() bool { return strings.Contains(r.Status().Err, c.want) })
 		if got := r.Status(); got.State == registry.Connected {
 			t.Errorf("%s: %+v", name, got)
 		}
 		t.Logf("%s: %s", name, r.Status().Err)
-		r.stop()
+		r.Stop()
 	}
 }

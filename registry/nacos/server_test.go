@@ -11,6 +11,7 @@ import (
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/registry/internal/backend"
 	"github.com/meshferry/meshferry/registry/nacos/nacostest"
+	"github.com/meshferry/meshferry/registry/registrytest"
 )
 
 const (
@@ -34,28 +35,21 @@ func listed_(texts ...string) (lines []string) {
 	return lines
 }
 
-func empty(got []string) string {
-	if len(got) == 0 {
-		return "an empty set was delivered"
-	}
-	return ""
-}
-
 // TestTakeOver has the next process of a host register before the last one goes:
 // nobody sees it.
 func TestTakeOver(t *testing.T) {
 	s := server(t)
 	id := namespace(t, s)
 	reader := start(t, options(s, id, "reader"))
-	l := reader.subscribe(iface)
+	l := reader.Listen(iface)
 	old := start(t, options(s, id, "host"))
-	old.hold(want(t, first))
-	l.until(listed_(first))
+	old.HoldSoon(want(t, first))
+	l.Until(listed_(first))
 	next := start(t, options(s, id, "host"))
-	next.hold(want(t, first))
-	old.stop()
-	next.hold(want(t, first, second))
-	l.until(listed_(first, second), empty)
+	next.HoldSoon(want(t, first))
+	old.Stop()
+	next.HoldSoon(want(t, first, second))
+	l.Until(listed_(first, second), registrytest.NotEmpty(t))
 	if got := instances(t, s, id, "providers:org.example.Greeter::"); len(got) != 2 {
 		t.Errorf("the server lists %v", got)
 	}
@@ -66,15 +60,15 @@ func TestLastProviderLeaves(t *testing.T) {
 	s := server(t)
 	id := namespace(t, s)
 	reader, a := start(t, options(s, id, "reader")), start(t, options(s, id, "host"))
-	l := reader.subscribe(iface)
-	a.hold(want(t, first))
-	l.until(listed_(first))
-	a.hold(registry.Desired{})
-	l.until(nil)
-	a.hold(want(t, first))
-	l.until(listed_(first))
-	a.stop() // without a word
-	l.until(nil)
+	l := reader.Listen(iface)
+	a.HoldSoon(want(t, first))
+	l.Until(listed_(first))
+	a.HoldSoon(registry.Desired{})
+	l.Until(nil)
+	a.HoldSoon(want(t, first))
+	l.Until(listed_(first))
+	a.Stop() // without a word
+	l.Until(nil)
 }
 
 // TestOneAddress has several providers of one service behind one agent: two
@@ -92,7 +86,7 @@ func TestOneAddress(t *testing.T) {
 			iface, weight, strings.Join(origins, ",192.0.2.1:"), origins[0])
 	}
 	reader, a := start(t, options(s, id, "reader")), start(t, options(s, id, "host"))
-	l := reader.subscribe(iface)
+	l := reader.Listen(iface)
 	for _, step := range []struct{ offered, listed []string }{
 		{[]string{first}, []string{first}},
 		{[]string{first, process("20980"), store, tri}, []string{of(300, "20880", "20980", "20990"), tri}},
@@ -100,15 +94,15 @@ func TestOneAddress(t *testing.T) {
 		{[]string{process("20980") + "&weight=7", process("20970") + "&weight=0"}, []string{of(7, "20970", "20980")}},
 		{[]string{store}, []string{store}},
 	} {
-		a.hold(want(t, step.offered...)) // each of them is reported held
-		l.until(listed_(step.listed...), empty)
+		a.HoldSoon(want(t, step.offered...)) // each of them is reported held
+		l.Until(listed_(step.listed...), registrytest.NotEmpty(t))
 		if got := instances(t, s, id, "providers:"+iface+"::"); len(got) != len(step.listed) {
 			t.Errorf("the server lists %v, want %v", got, step.listed)
 		}
 	}
 	// What another agent lists already is a conflict for all that it stands for.
 	b := start(t, options(s, id, "other"))
-	a.hold(want(t, first, process("20980")))
+	a.HoldSoon(want(t, first, process("20980")))
 	report, err := b.Apply(t.Context(), want(t, first, process("20980"), second))
 	if err != nil || report[first].State != registry.Conflict || report[process("20980")].State != registry.Conflict || report[second].State != registry.Held {
 		t.Errorf("the other agent: %+v, %v", report, err)
@@ -123,12 +117,11 @@ func TestNamespacesAndGroupsApart(t *testing.T) {
 	for _, o := range []Options{one, two, three} {
 		r := start(t, o)
 		text := strings.Replace(first, "application=shop", "application="+o.HostID, 1)
-		r.hold(want(t, text))
-		r.subscribe(iface).until(listed_(text), func(got []string) string {
+		r.HoldSoon(want(t, text))
+		r.Listen(iface).Until(listed_(text), func(got []string) {
 			if len(got) > 1 {
-				return "it sees another's"
+				t.Errorf("it sees another's: %q", got)
 			}
-			return ""
 		})
 	}
 	if got, err := s.Services(t.Context(), one.Namespace, "other"); err != nil || len(got) != 1 {
@@ -140,7 +133,7 @@ func TestNamespacesAndGroupsApart(t *testing.T) {
 func TestMissingNamespace(t *testing.T) {
 	s := server(t)
 	r := start(t, options(s, "nowhere", "host"))
-	r.hold(want(t, first))
+	r.HoldSoon(want(t, first))
 	if got := r.Status(); got.State != registry.Connected || !strings.Contains(got.Err, `namespace "nowhere" does not exist`) {
 		t.Errorf("status %+v", got)
 	}
@@ -170,7 +163,7 @@ func TestWrongPassword(t *testing.T) {
 			o.User = ""
 		}
 		r := launch(t, o)
-		r.eventually("said to be refused", func() bool { return strings.Contains(r.Status().Err, want) })
+		r.Eventually("said to be refused", func() bool { return strings.Contains(r.Status().Err, want) })
 		if got := r.Status(); got.State == registry.Connected || strings.Contains(got.Err, "not it") {
 			t.Errorf("status %+v", got)
 		}
@@ -199,7 +192,7 @@ func TestMappings(t *testing.T) {
 	for range all {
 		<-done
 	}
-	all[0].eventually("mapped", func() bool {
+	all[0].Eventually("mapped", func() bool {
 		for n, r := range all {
 			if _, err := r.Apply(t.Context(), application1(fmt.Sprint("app", n), fmt.Sprint("192.0.2.", n+1))); err != nil {
 				t.Log(err) // busy
@@ -214,7 +207,7 @@ func TestMappings(t *testing.T) {
 	for n := range all {
 		lines = append(lines, fmt.Sprintf("application dubbo://192.0.2.%d:20882/%s?application=app%d&interface=%[2]s&k=v", n+1, iface, n))
 	}
-	reader.subscribe(iface).until(lines)
+	reader.Listen(iface).Until(lines)
 }
 
 func application1(name, host string) registry.Desired {
@@ -253,30 +246,30 @@ func TestOldRevisions(t *testing.T) {
 	o := options(s, id, "host")
 	o.Store = &kept
 	a, b := start(t, o), start(t, options(s, id, "other"))
-	a.hold(revision("r1", "192.0.2.1"))
-	a.hold(revision("r2", "192.0.2.1")) // r1 is old now
-	b.hold(revision("r2", "192.0.2.2"))
-	a.hold(revision("r3", "192.0.2.1")) // r2 is old here, but the other host has it
-	a.stop()
+	a.HoldSoon(revision("r1", "192.0.2.1"))
+	a.HoldSoon(revision("r2", "192.0.2.1")) // r1 is old now
+	b.HoldSoon(revision("r2", "192.0.2.2"))
+	a.HoldSoon(revision("r3", "192.0.2.1")) // r2 is old here, but the other host has it
+	a.Stop()
 	a = start(t, o) // and a restart forgets nothing
 	later(a, backend.KeepRevisions-time.Minute)
-	a.hold(revision("r3", "192.0.2.1"))
+	a.HoldSoon(revision("r3", "192.0.2.1"))
 	for _, name := range []string{"r1", "r2", "r3"} {
 		if !has(name) {
 			t.Errorf("metadata of %s went within a day", name)
 		}
 	}
 	later(a, backend.KeepRevisions+time.Minute)
-	a.hold(revision("r3", "192.0.2.1"))
-	a.eventually("collected", func() bool { return !has("r1") })
+	a.HoldSoon(revision("r3", "192.0.2.1"))
+	a.Eventually("collected", func() bool { return !has("r1") })
 	for _, name := range []string{"r2", "r3"} {
 		if !has(name) {
 			t.Errorf("metadata of %s went although an instance names it", name)
 		}
 	}
-	b.hold(registry.Desired{})
-	a.hold(revision("r3", "192.0.2.1"))
-	a.eventually("collected", func() bool { return !has("r2") })
+	b.HoldSoon(registry.Desired{})
+	a.HoldSoon(revision("r3", "192.0.2.1"))
+	a.Eventually("collected", func() bool { return !has("r2") })
 	if !has("r3") {
 		t.Error("metadata that is in use went")
 	}
@@ -292,22 +285,22 @@ func TestServerLife(t *testing.T) {
 	s := ownServer(t)
 	o := func(host string) Options { return options(s, "", host) }
 	reader, a := start(t, o("reader")), start(t, o("host"))
-	l := reader.subscribe(iface)
+	l := reader.Listen(iface)
 	d := want(t, first)
 	d.Applications = application1("shop", "192.0.2.1").Applications
 	lines := append([]string{"application dubbo://192.0.2.1:20882/" + iface + "?application=shop&interface=" + iface + "&k=v"}, listed_(first)...)
-	a.hold(d)
-	l.until(lines)
+	a.HoldSoon(d)
+	l.Until(lines)
 
 	s.Pause()
 	for _, r := range []running{reader, a} {
-		r.eventually("away", func() bool { return r.Status().State != registry.Connected })
+		r.Eventually("away", func() bool { return r.Status().State != registry.Connected })
 	}
 	s.Continue()
 	for _, r := range []running{reader, a} {
-		r.eventually("connected", func() bool { return r.Status().State == registry.Connected })
+		r.Eventually("connected", func() bool { return r.Status().State == registry.Connected })
 	}
-	a.hold(d)
+	a.HoldSoon(d)
 
 	s.Kill()
 	if err := s.Wipe(); err != nil {
@@ -319,12 +312,12 @@ func TestServerLife(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []running{reader, a} {
-		r.eventually("connected", func() bool { return r.Status().State == registry.Connected })
+		r.Eventually("connected", func() bool { return r.Status().State == registry.Connected })
 	}
-	a.hold(d)
+	a.HoldSoon(d)
 	d.Providers = append(d.Providers, parse(t, second))
-	a.hold(d)
-	l.until(append(lines, "interface "+second), empty)
+	a.HoldSoon(d)
+	l.Until(append(lines, "interface "+second), registrytest.NotEmpty(t))
 	if got, err := s.Config(t.Context(), nacostest.Public, "r1", "shop"); err != nil || !strings.Contains(got, `"revision":"r1"`) {
 		t.Errorf("metadata after the wipe: %q, %v", got, err)
 	}

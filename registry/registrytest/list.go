@@ -57,10 +57,10 @@ func list(t *testing.T, s Store) {
 		t.Fatal("an empty store is not listed")
 	}
 	d := provider(greeter, "192.0.2.1", 20882, "")
-	a.hold(d)
+	a.Hold(d)
 	until(greeter)
 	const third = "org.example.Third"
-	a.hold(join(d, instance("192.0.2.1", "r1", order, third)))
+	a.Hold(join(d, instance("192.0.2.1", "r1", order, third)))
 	until(greeter, order, third)
 
 	late, stop := context.WithTimeout(ctx, s.Patience) // somebody who comes late is told at once

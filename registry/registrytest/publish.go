@@ -12,91 +12,82 @@ import (
 func publishInterfaceLevel(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := hard()
-	a.hold(d)
-	for _, reader := range []agent{a, b} {
-		reader.subscribe(greeter).until(set(greeter, d))
+	a.Hold(d)
+	for _, reader := range []Agent{a, b} {
+		reader.Listen(greeter).Until(set(greeter, d))
 	}
 }
 
 func publishApplicationLevel(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := instance("192.0.2.1", "r1", greeter, order)
-	a.hold(d)
-	for _, reader := range []agent{a, b} {
-		reader.subscribe(greeter).until(set(greeter, d))
-		reader.subscribe(order).until(set(order, d))
+	a.Hold(d)
+	for _, reader := range []Agent{a, b} {
+		reader.Listen(greeter).Until(set(greeter, d))
+		reader.Listen(order).Until(set(order, d))
 	}
 }
 
 func publishBothModels(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
-	l := b.subscribe(greeter)
+	l := b.Listen(greeter)
 	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
-	a.hold(d)
-	l.until(set(greeter, d))
-}
-
-// notEmpty is for changes that must not take the last provider away in between.
-func notEmpty(t *testing.T) func([]string) {
-	return func(set []string) {
-		if len(set) == 0 {
-			t.Error("the set was empty during the change")
-		}
-	}
+	a.Hold(d)
+	l.Until(set(greeter, d))
 }
 
 func updateInPlace(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	before := provider(greeter, "192.0.2.1", 20882, "&weight=100")
-	a.hold(before)
-	l := b.subscribe(greeter)
-	l.until(set(greeter, before))
+	a.Hold(before)
+	l := b.Listen(greeter)
+	l.Until(set(greeter, before))
 	after := provider(greeter, "192.0.2.1", 20882, "&weight=50")
-	a.hold(after)
-	l.until(set(greeter, after), notEmpty(t))
+	a.Hold(after)
+	l.Until(set(greeter, after), NotEmpty(t))
 }
 
 func updateApplication(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	before := instance("192.0.2.1", "r1", greeter)
-	a.hold(before)
-	l, added := b.subscribe(greeter), b.subscribe(order)
-	l.until(set(greeter, before))
-	added.until(set(order))
+	a.Hold(before)
+	l, added := b.Listen(greeter), b.Listen(order)
+	l.Until(set(greeter, before))
+	added.Until(set(order))
 	after := instance("192.0.2.1", "r2", greeter, order)
-	a.hold(after)
-	l.until(set(greeter, after), notEmpty(t))
-	added.until(set(order, after))
+	a.Hold(after)
+	l.Until(set(greeter, after), NotEmpty(t))
+	added.Until(set(order, after))
 }
 
 func withdraw(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	one, two := provider(greeter, "192.0.2.1", 20882, ""), provider(greeter, "192.0.2.2", 20882, "")
 	app := instance("192.0.2.1", "r1", greeter)
-	l := b.subscribe(greeter)
-	a.hold(join(one, two, app))
-	l.until(set(greeter, one, two, app))
-	a.hold(join(two, app))
-	l.until(set(greeter, two, app))
-	a.hold(two)
-	l.until(set(greeter, two))
-	a.hold(registry.Desired{})
-	l.until(set(greeter))
+	l := b.Listen(greeter)
+	a.Hold(join(one, two, app))
+	l.Until(set(greeter, one, two, app))
+	a.Hold(join(two, app))
+	l.Until(set(greeter, two, app))
+	a.Hold(two)
+	l.Until(set(greeter, two))
+	a.Hold(registry.Desired{})
+	l.Until(set(greeter))
 }
 
 func idempotent(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := join(hard(), instance("192.0.2.1", "r1", greeter))
 	d.Consumers = parse("consumer://192.0.2.1/" + greeter + "?category=consumers&interface=" + greeter).Providers
-	l := b.subscribe(greeter)
-	a.hold(d)
-	l.until(set(greeter, d))
+	l := b.Listen(greeter)
+	a.Hold(d)
+	l.Until(set(greeter, d))
 	var before string
 	if s.Fingerprint != nil {
 		before = s.Fingerprint(t)
 	}
 	for range 3 {
-		a.hold(d)
+		a.Hold(d)
 	}
 	if s.Fingerprint != nil {
 		if after := s.Fingerprint(t); after != before {
@@ -104,8 +95,8 @@ func idempotent(t *testing.T, s Store) {
 		}
 	}
 	marker := provider(greeter, "192.0.2.9", 20882, "")
-	a.hold(join(d, marker))
-	l.isNext(set(greeter, d, marker))
+	a.Hold(join(d, marker))
+	l.IsNext(set(greeter, d, marker))
 }
 
 // wholeSets changes one provider of many: each set is whole, never a delta.
@@ -115,36 +106,36 @@ func wholeSets(t *testing.T, s Store) {
 	for i := range 30 {
 		kept = join(kept, provider(greeter, fmt.Sprintf("192.0.2.%d", i+1), 20882, ""))
 	}
-	a.hold(kept)
-	l := b.subscribe(greeter)
-	l.until(set(greeter, kept))
+	a.Hold(kept)
+	l := b.Listen(greeter)
+	l.Until(set(greeter, kept))
 	extra := provider(greeter, "192.0.2.200", 20882, "")
-	a.hold(join(kept, extra))
-	l.isNext(set(greeter, kept, extra))
-	a.hold(kept)
-	l.isNext(set(greeter, kept))
+	a.Hold(join(kept, extra))
+	l.IsNext(set(greeter, kept, extra))
+	a.Hold(kept)
+	l.IsNext(set(greeter, kept))
 }
 
 func interfacesApart(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	g, o := provider(greeter, "192.0.2.1", 20882, ""), provider(order, "192.0.2.1", 20882, "")
-	greeters, orders := b.subscribe(greeter), b.subscribe(order)
-	greeters.isNext(set(greeter))
-	orders.isNext(set(order))
-	a.hold(g)
-	greeters.isNext(set(greeter, g))
-	a.hold(join(g, o))
-	orders.isNext(set(order, o)) // saw nothing of the other interface
-	a.hold(o)
-	greeters.isNext(set(greeter)) // nor here
+	greeters, orders := b.Listen(greeter), b.Listen(order)
+	greeters.IsNext(set(greeter))
+	orders.IsNext(set(order))
+	a.Hold(g)
+	greeters.IsNext(set(greeter, g))
+	a.Hold(join(g, o))
+	orders.IsNext(set(order, o)) // saw nothing of the other interface
+	a.Hold(o)
+	greeters.IsNext(set(greeter)) // nor here
 	more := provider(order, "192.0.2.2", 20882, "")
-	a.hold(join(o, more))
-	orders.isNext(set(order, o, more))
+	a.Hold(join(o, more))
+	orders.IsNext(set(order, o, more))
 }
 
 func publishersAtOnce(t *testing.T, s Store) {
 	reader := s.start(t, "host-reader")
-	l := reader.subscribe(greeter)
+	l := reader.Listen(greeter)
 	var all registry.Desired
 	var wg sync.WaitGroup
 	for i := range 5 {
@@ -168,7 +159,7 @@ func publishersAtOnce(t *testing.T, s Store) {
 		})
 	}
 	wg.Wait()
-	l.until(set(greeter, all))
+	l.Until(set(greeter, all))
 }
 
 // sharedRevision has two hosts whose instances name one revision: when one goes,
@@ -176,13 +167,13 @@ func publishersAtOnce(t *testing.T, s Store) {
 func sharedRevision(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	one, two := instance("192.0.2.1", "r1", greeter), instance("192.0.2.2", "r1", greeter)
-	a.hold(one)
-	b.hold(two)
-	l := a.subscribe(greeter)
-	l.until(set(greeter, one, two))
-	a.hold(registry.Desired{})
-	l.until(set(greeter, two))
-	s.start(t, "host-c").subscribe(greeter).until(set(greeter, two))
+	a.Hold(one)
+	b.Hold(two)
+	l := a.Listen(greeter)
+	l.Until(set(greeter, one, two))
+	a.Hold(registry.Desired{})
+	l.Until(set(greeter, two))
+	s.start(t, "host-c").Listen(greeter).Until(set(greeter, two))
 }
 
 func conflictProvider(t *testing.T, s Store) {
@@ -196,12 +187,12 @@ func conflictApplication(t *testing.T, s Store) {
 // conflict has host-a and host-b advertise the same entry, b also one of its own.
 func conflict(t *testing.T, s Store, d registry.Desired) {
 	a, b, reader := s.start(t, "host-a"), s.start(t, "host-b"), s.start(t, "host-c")
-	a.hold(d)
+	a.Hold(d)
 	own := provider(greeter, "192.0.2.2", 20882, "")
 	key := keys(d)[0]
 	conflicts := func() {
 		t.Helper()
-		report := b.apply(join(d, own))
+		report := b.Try(join(d, own))
 		if got := report[key]; got.State != registry.Conflict || got.Owner == "" {
 			t.Fatalf("%s is %+v for the second agent, want a conflict that names the owner", key, got)
 		}
@@ -210,28 +201,28 @@ func conflict(t *testing.T, s Store, d registry.Desired) {
 		}
 	}
 	conflicts()
-	l := reader.subscribe(greeter)
-	l.until(set(greeter, d, own))
+	l := reader.Listen(greeter)
+	l.Until(set(greeter, d, own))
 	for range 3 { // nobody fights
 		conflicts()
-		a.hold(d)
+		a.Hold(d)
 	}
 	marker := provider(greeter, "192.0.2.9", 20882, "")
-	a.hold(join(d, marker))
-	l.isNext(set(greeter, d, own, marker))
-	b.hold(registry.Desired{}) // does not remove what it did not write
-	l.isNext(set(greeter, d, marker))
-	a.hold(registry.Desired{})
-	l.until(set(greeter))
-	b.hold(d) // free now
-	l.until(set(greeter, d))
+	a.Hold(join(d, marker))
+	l.IsNext(set(greeter, d, own, marker))
+	b.Hold(registry.Desired{}) // does not remove what it did not write
+	l.IsNext(set(greeter, d, marker))
+	a.Hold(registry.Desired{})
+	l.Until(set(greeter))
+	b.Hold(d) // free now
+	l.Until(set(greeter, d))
 }
 
 func conflictAtOnce(t *testing.T, s Store) {
 	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
 	reader := s.start(t, "host-reader")
-	l := reader.subscribe(greeter)
-	var agents []agent
+	l := reader.Listen(greeter)
+	var agents []Agent
 	for i := range 4 {
 		agents = append(agents, s.start(t, fmt.Sprintf("host-%d", i)))
 	}
@@ -267,7 +258,7 @@ func conflictAtOnce(t *testing.T, s Store) {
 	}
 	states := atOnce()
 	if s.SettlesInTurns {
-		agents[0].eventually("settled", func() bool {
+		agents[0].Eventually("settled", func() bool {
 			states = atOnce()
 			return one(states)
 		})
@@ -276,7 +267,7 @@ func conflictAtOnce(t *testing.T, s Store) {
 	if !one(states) {
 		t.Errorf("%v, want one owner and three conflicts of each", states)
 	}
-	l.until(set(greeter, d))
+	l.Until(set(greeter, d))
 }
 
 func badItem(t *testing.T, s Store) {
@@ -287,7 +278,7 @@ func badItem(t *testing.T, s Store) {
 		"dubbo://192.0.2.1:20882/x?interface=..",
 		"dubbo://192.0.2.1:20882/x?interface=a/b",
 	} {
-		report := a.apply(join(parse(bad), good))
+		report := a.Try(join(parse(bad), good))
 		if got := report[bad]; got.State != registry.Pending || got.Err == "" {
 			t.Errorf("%s is %+v, want pending with the reason", bad, got)
 		}
@@ -302,22 +293,22 @@ func consumersApart(t *testing.T, s Store) {
 	d := provider(greeter, "192.0.2.1", 20882, "")
 	text := "consumer://192.0.2.1/" + greeter + "?application=cart&category=consumers&check=false&interface=" + greeter + "&side=consumer&x=%2B"
 	d.Consumers = parse(text).Providers
-	l := b.subscribe(greeter)
-	a.hold(d)
-	l.until(set(greeter, d))
+	l := b.Listen(greeter)
+	a.Hold(d)
+	l.Until(set(greeter, d))
 	if s.Consumers != nil {
 		if got := s.Consumers(t, greeter); !slices.Equal(got, []string{text}) {
 			t.Errorf("consumers %q, want %q", got, text)
 		}
 	}
 	d.Consumers = nil
-	a.hold(d)
+	a.Hold(d)
 	if s.Consumers != nil {
 		if got := s.Consumers(t, greeter); len(got) != 0 {
 			t.Errorf("consumers %q, want none", got)
 		}
 	}
 	marker := provider(greeter, "192.0.2.9", 20882, "")
-	a.hold(join(d, marker))
-	l.isNext(set(greeter, d, marker)) // consumers were no change of the providers
+	a.Hold(join(d, marker))
+	l.IsNext(set(greeter, d, marker)) // consumers were no change of the providers
 }

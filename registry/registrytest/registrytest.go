@@ -9,10 +9,6 @@
 package registrytest
 
 import (
-	"context"
-	"errors"
-	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -101,195 +97,9 @@ func Conformance(t *testing.T, open func(t *testing.T) Store) {
 	}
 }
 
-// agent is a registry that runs.
-type agent struct {
-	registry.Registry
-	t        *testing.T
-	patience time.Duration
-	stop     func() // ends Run and waits for it; may be called twice
-}
-
-func (s Store) start(t *testing.T, hostID string) agent {
+func (s Store) start(t *testing.T, hostID string) Agent {
 	t.Helper()
-	r := s.Open(t, hostID)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
-	running := true
-	a := agent{Registry: r, t: t, patience: s.Patience, stop: func() {
-		if !running {
-			return
-		}
-		running = false
-		cancel()
-		select {
-		case err := <-ended:
-			if err != nil && !errors.Is(err, context.Canceled) {
-				t.Errorf("Run of %s: %v", hostID, err)
-			}
-		case <-time.After(s.Patience):
-			t.Errorf("Run of %s did not end", hostID)
-		}
-	}}
-	t.Cleanup(a.stop)
-	a.eventually("connected", func() bool { return r.Status().State == registry.Connected })
-	return a
-}
-
-// eventually asks again and again: for states that have no event.
-func (a agent) eventually(what string, done func() bool) {
-	a.t.Helper()
-	deadline := time.After(a.patience)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !done() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			a.t.Fatalf("never %s; status %+v", what, a.Status())
-		}
-	}
-}
-
-// apply applies d, which must reach the registry, and checks that the report
-// names every item.
-func (a agent) apply(d registry.Desired) registry.Report {
-	a.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), a.patience)
-	defer cancel()
-	report, err := a.Apply(ctx, d)
-	if err != nil {
-		a.t.Fatalf("Apply: %v", err)
-	}
-	for _, key := range keys(d) {
-		if _, ok := report[key]; !ok {
-			a.t.Fatalf("the report does not name %s: %v", key, report)
-		}
-	}
-	return report
-}
-
-// hold applies d and demands that every item is held.
-func (a agent) hold(d registry.Desired) {
-	a.t.Helper()
-	for key, item := range a.apply(d) {
-		if item.State != registry.Held {
-			a.t.Fatalf("%s is %+v, want held", key, item)
-		}
-	}
-}
-
-// lost forgets what Lost has told, and gives what waits for the next.
-func (a agent) lost() (told func()) {
-	select {
-	case <-a.Lost():
-	default:
-	}
-	return func() {
-		a.t.Helper()
-		select {
-		case <-a.Lost():
-		case <-time.After(a.patience):
-			a.t.Fatal("Lost told nothing")
-		}
-	}
-}
-
-func keys(d registry.Desired) []string {
-	var all []string
-	for _, u := range slices.Concat(d.Providers, d.Consumers) {
-		all = append(all, u.String())
-	}
-	for _, app := range d.Applications {
-		all = append(all, app.ID())
-	}
-	return all
-}
-
-// listener is one subscription and the sets that it delivered.
-type listener struct {
-	t        *testing.T
-	patience time.Duration
-	sets     chan registry.Endpoints
-	last     []string
-	cancel   func() // ends Subscribe and checks what it returned; may be called twice
-}
-
-func (a agent) subscribe(iface string) *listener {
-	a.t.Helper()
-	l := &listener{t: a.t, patience: a.patience, sets: make(chan registry.Endpoints)}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- a.Subscribe(ctx, iface, l.sets) }()
-	running := true
-	l.cancel = func() {
-		if !running {
-			return
-		}
-		running = false
-		cancel()
-		select {
-		case err := <-ended:
-			if err != nil {
-				l.t.Errorf("Subscribe(%s) returned %v after its context ended, want nil", iface, err)
-			}
-		case <-time.After(l.patience):
-			l.t.Errorf("Subscribe(%s) did not return after its context ended", iface)
-		}
-	}
-	a.t.Cleanup(l.cancel)
-	return l
-}
-
-// next is the next set that is delivered, as sorted "model url" lines.
-func (l *listener) next() []string {
-	l.t.Helper()
-	select {
-	case e := <-l.sets:
-		l.last = lines(e.Providers)
-		if e.Incomplete != "" {
-			l.last = append(l.last, "incomplete "+e.Incomplete)
-		}
-		return l.last
-	case <-time.After(l.patience):
-		l.t.Fatalf("no set was delivered; the last one:\n%s", strings.Join(l.last, "\n"))
-		return nil
-	}
-}
-
-// until reads sets until one is exactly want; check, if any, sees each set.
-func (l *listener) until(want []string, check ...func(set []string)) {
-	l.t.Helper()
-	deadline := time.Now().Add(l.patience)
-	for {
-		got := l.next()
-		for _, c := range check {
-			c(got)
-		}
-		if slices.Equal(got, want) {
-			return
-		}
-		if time.Now().After(deadline) {
-			l.t.Fatalf("never got\n%s\nlast\n%s", strings.Join(want, "\n"), strings.Join(got, "\n"))
-		}
-	}
-}
-
-// isNext demands that the next set is want: nothing was delivered before it.
-func (l *listener) isNext(want []string) {
-	l.t.Helper()
-	if got := l.next(); !slices.Equal(got, want) {
-		l.t.Fatalf("next set is\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-func lines(providers []registry.Provider) []string {
-	all := []string{}
-	for _, p := range providers {
-		all = append(all, string(p.Model)+" "+p.URL.String())
-	}
-	slices.Sort(all)
-	return all
+	return Start(t, s.Open(t, hostID), s.Patience)
 }
 
 // set is what a subscriber of iface sees of all these together.
@@ -307,5 +117,5 @@ func set(iface string, all ...registry.Desired) []string {
 			}
 		}
 	}
-	return lines(providers)
+	return lines(registry.Endpoints{Providers: providers})
 }

@@ -12,72 +12,72 @@ import (
 
 func subscribeBeforeInterface(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
-	l := b.subscribe(greeter)
-	l.isNext(set(greeter)) // known to be empty
+	l := b.Listen(greeter)
+	l.IsNext(set(greeter)) // known to be empty
 	d := provider(greeter, "192.0.2.1", 20882, "")
-	a.hold(d)
-	l.until(set(greeter, d))
-	late := b.subscribe(order)
-	late.isNext(set(order))
+	a.Hold(d)
+	l.Until(set(greeter, d))
+	late := b.Listen(order)
+	late.IsNext(set(order))
 	app := instance("192.0.2.1", "r1", order)
-	a.hold(join(d, app))
-	late.until(set(order, app))
+	a.Hold(join(d, app))
+	late.Until(set(order, app))
 }
 
 func subscribersShare(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := provider(greeter, "192.0.2.1", 20882, "")
-	var all []*listener
+	var all []*Listener
 	for range 30 {
-		all = append(all, b.subscribe(greeter))
+		all = append(all, b.Listen(greeter))
 	}
-	a.hold(d)
+	a.Hold(d)
 	for _, l := range all {
-		l.until(set(greeter, d))
+		l.Until(set(greeter, d))
 	}
 	for _, l := range all[1:] { // one that goes takes nothing from the others
-		l.cancel()
+		l.Cancel()
 	}
 	more := provider(greeter, "192.0.2.2", 20882, "")
-	a.hold(join(d, more))
-	all[0].isNext(set(greeter, d, more))
-	b.subscribe(greeter).isNext(set(greeter, d, more)) // one that comes late is told at once
+	a.Hold(join(d, more))
+	all[0].IsNext(set(greeter, d, more))
+	b.Listen(greeter).IsNext(set(greeter, d, more)) // one that comes late is told at once
 }
 
 // slowReader has a subscriber that does not read: it holds up nobody, and finds
 // the latest set when it does.
 func slowReader(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
-	slow, l := b.subscribe(greeter), b.subscribe(greeter)
-	l.isNext(set(greeter))
+	slow, l := b.Listen(greeter), b.Listen(greeter)
+	l.IsNext(set(greeter))
 	var d registry.Desired
 	for port := range 20 {
 		d = provider(greeter, "192.0.2.1", 21000+port, "")
-		a.hold(d)
-		l.until(set(greeter, d))
+		a.Hold(d)
+		l.Until(set(greeter, d))
 	}
-	slow.until(set(greeter, d))
+	slow.Until(set(greeter, d))
 }
 
 func cancelLeaksNothing(t *testing.T, s Store) {
 	before := goleak.IgnoreCurrent()
 	a := s.start(t, "host-a")
 	d := provider(greeter, "192.0.2.1", 20882, "")
-	a.hold(d)
+	a.Hold(d)
 	for i := range 20 {
-		l := a.subscribe(greeter)
+		l := a.Listen(greeter)
 		if i%2 == 0 { // the others are cancelled while they deliver
-			l.until(set(greeter, d))
+			l.Until(set(greeter, d))
 		}
-		l.cancel()
+		l.Cancel()
 	}
 	ended, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := a.Subscribe(ended, greeter, make(chan registry.Endpoints)); err != nil {
 		t.Errorf("Subscribe with an ended context: %v, want nil", err)
 	}
-	a.hold(registry.Desired{})
-	a.stop()
+	a.Hold(registry.Desired{})
+	a.Stop()
 	goleak.VerifyNone(t, before)
 }
 
@@ -98,14 +98,14 @@ func badInterface(t *testing.T, s Store) {
 func endForGood(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
-	a.hold(d)
-	l := b.subscribe(greeter)
-	l.until(set(greeter, d))
-	a.hold(registry.Desired{})
-	a.stop()
-	l.until(set(greeter))
-	b.hold(d) // nothing of the old owner is left in the way
-	l.until(set(greeter, d))
+	a.Hold(d)
+	l := b.Listen(greeter)
+	l.Until(set(greeter, d))
+	a.Hold(registry.Desired{})
+	a.Stop()
+	l.Until(set(greeter))
+	b.Hold(d) // nothing of the old owner is left in the way
+	l.Until(set(greeter, d))
 }
 
 func kill(t *testing.T, s Store) {
@@ -115,12 +115,12 @@ func kill(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
 	own := provider(greeter, "192.0.2.2", 20882, "")
-	a.hold(d)
-	b.hold(own)
-	l := b.subscribe(greeter)
-	l.until(set(greeter, d, own))
+	a.Hold(d)
+	b.Hold(own)
+	l := b.Listen(greeter)
+	l.Until(set(greeter, d, own))
 	s.Kill(t, "host-a")
-	l.until(set(greeter, own))
+	l.Until(set(greeter, own))
 }
 
 func republishAfterLoss(t *testing.T, s Store) {
@@ -129,32 +129,32 @@ func republishAfterLoss(t *testing.T, s Store) {
 	}
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := join(hard(), instance("192.0.2.1", "r1", greeter))
-	l := b.subscribe(greeter)
-	a.hold(d)
-	l.until(set(greeter, d))
-	told := a.lost()
+	l := b.Listen(greeter)
+	a.Hold(d)
+	l.Until(set(greeter, d))
+	told := a.AwaitLost()
 	s.Lose(t, "host-a")
-	l.until(set(greeter))
+	l.Until(set(greeter))
 	told()
-	a.hold(d)
-	l.until(set(greeter, d))
+	a.Hold(d)
+	l.Until(set(greeter, d))
 }
 
 func restart(t *testing.T, s Store) {
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := join(provider(greeter, "192.0.2.1", 20882, ""), instance("192.0.2.1", "r1", greeter))
-	l := b.subscribe(greeter)
-	a.hold(d)
-	l.until(set(greeter, d))
-	a.stop()
+	l := b.Listen(greeter)
+	a.Hold(d)
+	l.Until(set(greeter, d))
+	a.Stop()
 	again := s.start(t, "host-a")
-	again.hold(d)
+	again.Hold(d)
 	marker := provider(greeter, "192.0.2.9", 20882, "")
-	again.hold(join(d, marker))
+	again.Hold(join(d, marker))
 	if s.Resumes {
-		l.isNext(set(greeter, d, marker))
+		l.IsNext(set(greeter, d, marker))
 	} else {
-		l.until(set(greeter, d, marker))
+		l.Until(set(greeter, d, marker))
 	}
 }
 
@@ -166,13 +166,13 @@ func away(t *testing.T, s Store) {
 	}
 	a, b := s.start(t, "host-a"), s.start(t, "host-b")
 	d := provider(greeter, "192.0.2.1", 20882, "")
-	l := b.subscribe(greeter)
-	a.hold(d)
-	l.until(set(greeter, d))
-	told := a.lost()
+	l := b.Listen(greeter)
+	a.Hold(d)
+	l.Until(set(greeter, d))
+	told := a.AwaitLost()
 	s.Down(t)
 	told()
-	a.eventually("away", func() bool { return a.Status().State != registry.Connected })
+	a.Eventually("away", func() bool { return a.Status().State != registry.Connected })
 	ctx, cancel := context.WithTimeout(context.Background(), s.Patience)
 	defer cancel()
 	report, err := a.Apply(ctx, d)
@@ -183,10 +183,10 @@ func away(t *testing.T, s Store) {
 		t.Errorf("while the store is down the entry is %+v, want pending", got)
 	}
 	s.Up(t)
-	a.eventually("connected", func() bool { return a.Status().State == registry.Connected })
-	b.eventually("connected", func() bool { return b.Status().State == registry.Connected })
-	a.hold(d)
+	a.Eventually("connected", func() bool { return a.Status().State == registry.Connected })
+	b.Eventually("connected", func() bool { return b.Status().State == registry.Connected })
+	a.Hold(d)
 	marker := provider(greeter, "192.0.2.9", 20882, "")
-	a.hold(join(d, marker))
-	l.until(set(greeter, d, marker))
+	a.Hold(join(d, marker))
+	l.Until(set(greeter, d, marker))
 }

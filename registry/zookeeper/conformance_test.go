@@ -104,7 +104,7 @@ func endSession(t *testing.T, addr string, store *memory) {
 	resumed := make(chan session, 2)
 	l := newLink(net.DialTimeout, patience, 1, discard, func(s session) { resumed <- s })
 	l.resume(session{doc.Session, doc.Password})
-	c, _, err := zk.Connect([]string{addr}, 10*time.Second, zk.WithDialer(l.dial), zk.WithLogger(debugLog{discard}))
+	c, events, err := zk.Connect([]string{addr}, 10*time.Second, zk.WithDialer(l.dial), zk.WithLogger(debugLog{discard}))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,8 +118,13 @@ func endSession(t *testing.T, addr string, store *memory) {
 	case <-ctx.Done():
 		t.Fatal("not resumed")
 	}
-	for c.State() != zk.StateHasSession {
-		time.Sleep(time.Millisecond)
+	for state := zk.StateUnknown; state != zk.StateHasSession; {
+		select {
+		case e := <-events:
+			state = e.State
+		case <-ctx.Done():
+			t.Fatal("no session")
+		}
 	}
 	c.Close()
 }

@@ -98,13 +98,13 @@ func TestTree(t *testing.T) {
 	o := options(s, "host-a")
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	golden(t, "tree-published.golden", tree(t, s, o))
 	next := desired("192.0.2.1", "r2")
 	next.Consumers = nil
-	a.hold(next)
+	a.Hold(next)
 	golden(t, "tree-updated.golden", tree(t, s, o))
-	a.hold(registry.Desired{})
+	a.Hold(registry.Desired{})
 	golden(t, "tree-withdrawn.golden", tree(t, s, o))
 }
 
@@ -116,7 +116,7 @@ func TestResume(t *testing.T) {
 	o.Session = &memory{}
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	before, session := owned(t, s, o), a.Status().Session
 	var events []<-chan zk.Event
 	c := s.Conn(t)
@@ -128,14 +128,14 @@ func TestResume(t *testing.T) {
 		}
 		events = append(events, ch, ch2)
 	}
-	a.stop()
+	a.Stop()
 
 	b := start(t, o)
 	<-b.Lost() // it must be told to compare
 	if got := b.Status().Session; got != session {
 		t.Fatalf("session %s, want %s", got, session)
 	}
-	b.hold(d)
+	b.Hold(d)
 	after := owned(t, s, o)
 	for path, was := range before {
 		if after[path] != was {
@@ -150,9 +150,9 @@ func TestResume(t *testing.T) {
 		}
 	}
 
-	b.stop()
+	b.Stop()
 	e := start(t, o) // it never wrote them, and must withdraw them
-	e.hold(registry.Desired{})
+	e.Hold(registry.Desired{})
 	if left := owned(t, s, o); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
@@ -167,9 +167,9 @@ func TestLeftoverTakenOver(t *testing.T) {
 	o.Session = store
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	before := owned(t, s, o)
-	a.stop()
+	a.Stop()
 
 	var doc document
 	if err := json.Unmarshal(store.b, &doc); err != nil {
@@ -204,7 +204,7 @@ func TestLeftoverTakenOver(t *testing.T) {
 		})
 	}
 	b := start(t, o)
-	b.hold(d)
+	b.Hold(d)
 	cancel()
 	watchers.Wait()
 	for path, was := range before {
@@ -239,13 +239,13 @@ func TestUnrecordedSessionOfThisHost(t *testing.T) {
 	o.Session = &memory{}
 	clone := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	clone.hold(d)
+	clone.Hold(d)
 	before := owned(t, s, o)
 
 	o.Session = &memory{}
 	a := start(t, o)
 	for range 2 {
-		for key, item := range a.apply(d) {
+		for key, item := range a.Try(d) {
 			if item.State != registry.Pending || !strings.Contains(item.Err, clone.Status().Session) {
 				t.Errorf("%s is %+v, want pending, with the session", key, item)
 			}
@@ -259,7 +259,7 @@ func TestUnrecordedSessionOfThisHost(t *testing.T) {
 		t.Fatal(err)
 	}
 	heard(t, a.Lost())
-	a.hold(d)
+	a.Hold(d)
 }
 
 func drain(c <-chan struct{}) {
@@ -292,21 +292,21 @@ func TestConflicts(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			o := options(s, "host-a")
 			a := start(t, o)
-			a.hold(d)
-			a.hold(registry.Desired{}) // the parents are there now
+			a.Hold(d)
+			a.Hold(registry.Desired{}) // the parents are there now
 			path := a.paths.leaf(greeter, "providers", key)
 			conn := s.Conn(t)
 			if _, err := conn.Create(path, []byte(c.data), c.flags, zk.WorldACL(zk.PermAll)); err != nil {
 				t.Fatal(err)
 			}
-			if got := a.apply(d)[key]; got.State != registry.Conflict || !strings.HasPrefix(got.Owner, c.owner) {
+			if got := a.Try(d)[key]; got.State != registry.Conflict || !strings.HasPrefix(got.Owner, c.owner) {
 				t.Errorf("%+v, want a conflict with %s", got, c.owner)
 			}
-			a.hold(registry.Desired{})
+			a.Hold(registry.Desired{})
 			if there, _, err := conn.Exists(path); !there {
 				t.Fatal("the other's node is gone", err)
 			}
-			if got := a.apply(d)[key].State; got != registry.Conflict {
+			if got := a.Try(d)[key].State; got != registry.Conflict {
 				t.Errorf("then %s", got)
 			}
 			drain(a.Lost())
@@ -314,7 +314,7 @@ func TestConflicts(t *testing.T) {
 				t.Fatal(err)
 			}
 			heard(t, a.Lost())
-			a.hold(d)
+			a.Hold(d)
 		})
 	}
 }
@@ -326,7 +326,7 @@ func TestHandsOff(t *testing.T) {
 	o := options(s, "host-a")
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	want := tree(t, s, o)
 	c := s.Conn(t)
 	paths := []string{a.paths.mapping(greeter), a.paths.metadata("shop", "r1")[0], a.paths.metadata("shop", "r1")[1]}
@@ -348,15 +348,15 @@ func TestHandsOff(t *testing.T) {
 			if !slices.Contains(paths[:3], path) {
 				heard(t, a.Lost())
 			}
-			a.hold(d)
+			a.Hold(d)
 			if got := tree(t, s, o); got != want {
 				t.Errorf("%s was %s; then:\n%s", path, change.name, got)
 			}
 		}
 	}
 	drain(a.Lost())
-	a.hold(desired("192.0.2.1", "r2"))
-	a.hold(registry.Desired{})
+	a.Hold(desired("192.0.2.1", "r2"))
+	a.Hold(registry.Desired{})
 	if len(a.Lost()) > 0 {
 		t.Error("our own writes were told as a loss")
 	}
@@ -399,7 +399,7 @@ func TestCredentials(t *testing.T) {
 	o.User, o.Password = "agent", "se:cret"
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	c := s.Conn(t)
 	path := a.paths.leaf(greeter, "providers", d.Providers[0].String())
 	friend := s.Conn(t)
@@ -417,21 +417,21 @@ func TestCredentials(t *testing.T) {
 	stranger := o
 	stranger.User, stranger.Session, stranger.HostID = "", nil, "host-b"
 	b := start(t, stranger)
-	report := b.apply(desired("192.0.2.2", "r1"))
+	report := b.Try(desired("192.0.2.2", "r1"))
 	for key, item := range report {
 		if item.State != registry.Pending || !strings.Contains(item.Err, "ZooKeeper denies it (its ACL; user and password?)") {
 			t.Errorf("%s is %+v without credentials", key, item)
 		}
 	}
-	b.subscribe(greeter).until("told why", func(e registry.Endpoints) bool {
+	b.Listen(greeter).Await("told why", func(e registry.Endpoints) bool {
 		return strings.Contains(e.Incomplete, "ZooKeeper denies it")
 	})
 
-	a.stop() // a resumed session must show its credentials again
+	a.Stop() // a resumed session must show its credentials again
 	again := start(t, o)
-	again.hold(d)
-	again.hold(desired("192.0.2.1", "r2"))
-	again.subscribe(greeter).until("read", size(2))
+	again.Hold(d)
+	again.Hold(desired("192.0.2.1", "r2"))
+	again.Listen(greeter).Await("read", size(2))
 }
 
 // TestRevisionsCollected ages two hosts that share a revision.
@@ -443,9 +443,9 @@ func TestRevisionsCollected(t *testing.T) {
 	a := start(t, o)
 	o.HostID = "host-b"
 	b := start(t, o)
-	a.hold(desired("192.0.2.1", "r1"))
-	b.hold(desired("192.0.2.2", "r1"))
-	a.hold(desired("192.0.2.1", "r2"))
+	a.Hold(desired("192.0.2.1", "r1"))
+	b.Hold(desired("192.0.2.2", "r1"))
+	a.Hold(desired("192.0.2.1", "r2"))
 
 	there := func(revision string) bool {
 		t.Helper()
@@ -457,19 +457,19 @@ func TestRevisionsCollected(t *testing.T) {
 		return true
 	}
 	later(a, 25*time.Hour)
-	a.hold(desired("192.0.2.1", "r2"))
+	a.Hold(desired("192.0.2.1", "r2"))
 	if !there("r1") {
 		t.Fatal("a revision was deleted that another host's instance names")
 	}
-	b.hold(registry.Desired{})
-	a.hold(desired("192.0.2.1", "r2"))
+	b.Hold(registry.Desired{})
+	a.Hold(desired("192.0.2.1", "r2"))
 	if there("r1") || !there("r2") {
 		t.Errorf("r1 %v, r2 %v: want only what is in use", there("r1"), there("r2"))
 	}
 	later(b, 23*time.Hour)
-	b.hold(desired("192.0.2.2", "r3"))
-	b.hold(registry.Desired{})
-	b.hold(registry.Desired{})
+	b.Hold(desired("192.0.2.2", "r3"))
+	b.Hold(registry.Desired{})
+	b.Hold(registry.Desired{})
 	if !there("r3") {
 		t.Error("a revision was deleted before its time")
 	}
@@ -484,7 +484,7 @@ func TestWriteBudget(t *testing.T) {
 		d := registry.Desired{Providers: desired("192.0.2.1", "r1").Providers}
 		key := d.Providers[0].String()
 		for range 2 { // what is there costs nothing
-			got := a.apply(d)[key]
+			got := a.Try(d)[key]
 			if got.State != want || want == registry.Pending && !strings.Contains(got.Err, "budget") {
 				t.Errorf("with %d writes: %+v", budget, got)
 			}
@@ -497,7 +497,7 @@ func TestEnd(t *testing.T) {
 	o := options(s, "host-a")
 	o.Session = &memory{}
 	a := start(t, o)
-	a.hold(desired("192.0.2.1", "r1"))
+	a.Hold(desired("192.0.2.1", "r1"))
 	first := a.Status().Session
 	if err := a.End(t.Context()); err != nil {
 		t.Fatal(err)
@@ -505,7 +505,7 @@ func TestEnd(t *testing.T) {
 	if left := owned(t, s, o); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
-	a.stop() // Run has returned by itself
+	a.Stop() // Run has returned by itself
 	if got := a.Status().State; got != registry.Closed {
 		t.Errorf("state %s", got)
 	}
@@ -574,7 +574,7 @@ func TestApplicationsThatCannotBe(t *testing.T) {
 	} {
 		d := desired("192.0.2.1", "r1")
 		spoil(&d.Applications[0])
-		report := a.apply(d)
+		report := a.Try(d)
 		if got := report[d.Applications[0].ID()]; got.State != registry.Pending || got.Err == "" {
 			t.Errorf("%s: %+v", name, got)
 		}

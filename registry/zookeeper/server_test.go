@@ -1,7 +1,6 @@
 package zookeeper
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"strings"
@@ -17,38 +16,22 @@ import (
 // trouble is an agent that publishes, and a set that another one reads.
 type trouble struct {
 	running
+	t    *testing.T
 	s    *zktest.Server
 	o    Options
 	d    registry.Desired
-	set  sets
+	set  *registrytest.Listener
 	want string // the tree while d is published
-}
-
-// hold applies until all is held, as the reconciling loop does: a short session
-// can be lost on a busy machine at any moment.
-func (x trouble) hold(d registry.Desired) {
-	x.t.Helper()
-	x.await("holding all", func() bool {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		report, err := x.Apply(ctx, d)
-		for _, item := range report {
-			if item.State != registry.Held {
-				return false
-			}
-		}
-		return err == nil
-	})
 }
 
 func newTrouble(t *testing.T, s *zktest.Server, session time.Duration) trouble {
 	o := options(s, "host-a")
 	o.Session, o.SessionTimeout = &memory{}, session
-	x := trouble{running: start(t, o), s: s, o: o, d: desired("192.0.2.1", "r1")}
+	x := trouble{t: t, running: start(t, o), s: s, o: o, d: desired("192.0.2.1", "r1")}
 	o.Session, o.HostID = nil, "host-b"
-	x.set = start(t, o).subscribe(greeter)
-	x.hold(x.d)
-	x.set.until("whole", size(2))
+	x.set = start(t, o).Listen(greeter)
+	x.HoldSoon(x.d)
+	x.set.Await("whole", size(2))
 	x.want = tree(t, s, o)
 	return x
 }
@@ -57,20 +40,20 @@ func newTrouble(t *testing.T, s *zktest.Server, session time.Duration) trouble {
 // back and that the reader hears of changes again.
 func (x trouble) recovers(before string) {
 	x.t.Helper()
-	x.await("in a new session", func() bool {
+	x.Eventually("in a new session", func() bool {
 		return x.Status().State == registry.Connected && x.Status().Session != before
 	})
 	heard(x.t, x.Lost())
-	x.hold(x.d)
+	x.HoldSoon(x.d)
 	if got := tree(x.t, x.s, x.o); got != x.want {
 		x.t.Errorf("tree:\n%s", got)
 	}
 	more := x.d
 	more.Providers = append(more.Providers, desired("192.0.2.2", "r1").Providers...)
-	x.hold(more)
-	x.set.until("told of one more", size(3))
-	x.hold(x.d)
-	x.set.until("told of one less", size(2))
+	x.HoldSoon(more)
+	x.set.Await("told of one more", size(3))
+	x.HoldSoon(x.d)
+	x.set.Await("told of one less", size(2))
 }
 
 // TestServerKilled restarts the server: the session and its nodes survive, also
@@ -81,7 +64,7 @@ func TestServerKilled(t *testing.T) {
 	x := newTrouble(t, zktest.Start(t), 10*time.Second)
 	first := owned(t, x.s, x.o)
 	x.s.Kill()
-	x.await("away", func() bool { return x.Status().State == registry.Away })
+	x.Eventually("away", func() bool { return x.Status().State == registry.Away })
 	report, err := x.Apply(t.Context(), x.d)
 	if !errors.Is(err, registry.ErrAway) || report[x.d.Providers[0].String()].State != registry.Pending {
 		t.Errorf("Apply: %v, %v", report, err)
@@ -89,12 +72,12 @@ func TestServerKilled(t *testing.T) {
 	if err := x.End(t.Context()); !errors.Is(err, registry.ErrAway) {
 		t.Errorf("End: %v", err)
 	}
-	x.stop()
+	x.Stop()
 	if err := x.s.Restart(); err != nil {
 		t.Fatal(err)
 	}
 	x.running = start(t, x.o)
-	x.hold(x.d)
+	x.HoldSoon(x.d)
 	for path, stat := range owned(t, x.s, x.o) {
 		if first[path] != stat {
 			t.Errorf("%s changed: %+v, was %+v", path, stat, first[path])
@@ -124,10 +107,10 @@ func TestServerFrozen(t *testing.T) {
 	for range 10 {
 		drain(x.Lost())
 		x.s.Pause()
-		x.await("away", func() bool { return x.Status().State == registry.Away })
+		x.Eventually("away", func() bool { return x.Status().State == registry.Away })
 		time.Sleep(session + session/2) // the server judges by its own clock: there is no event to wait for
 		x.s.Continue()
-		x.await("connected", func() bool { return x.Status().State == registry.Connected })
+		x.Eventually("connected", func() bool { return x.Status().State == registry.Connected })
 		if x.Status().Session != before {
 			break
 		}
@@ -145,10 +128,10 @@ func TestEnsemble(t *testing.T) {
 	}
 	o.HostID, o.SessionTimeout = "host-a", 10*time.Second
 	a := start(t, o)
-	set := a.subscribe(greeter)
+	set := a.Listen(greeter)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
-	set.until("whole", size(2))
+	a.Hold(d)
+	set.Await("whole", size(2))
 	session := a.Status().Session
 	connected := a.client.conn.Load().Server()
 	for _, s := range e.Servers {
@@ -156,43 +139,28 @@ func TestEnsemble(t *testing.T) {
 			s.Kill()
 		}
 	}
-	a.await("away", func() bool { return a.Status().State != registry.Connected })
-	a.await("connected", func() bool { return a.Status().State == registry.Connected })
-	a.hold(d)
+	a.Eventually("away", func() bool { return a.Status().State != registry.Connected })
+	a.Eventually("connected", func() bool { return a.Status().State == registry.Connected })
+	a.Hold(d)
 	if got := a.Status().Session; got != session {
 		t.Errorf("session %s, was %s", got, session)
 	}
 	d.Providers = append(d.Providers, desired("192.0.2.2", "r1").Providers...)
-	a.hold(d)
-	set.until("whole", size(3))
+	a.Hold(d)
+	set.Await("whole", size(3))
 }
 
 // TestNoServer starts without one: it says so, and ends at once when told.
 func TestNoServer(t *testing.T) {
-	r, err := New(Options{Servers: []string{"127.0.0.1:1"}, HostID: "host-a"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
-	a := running{Registry: r, t: t}
-	a.await("told why", func() bool { return r.Status().Err != "" })
-	if got := r.Status().State; got != registry.Connecting {
+	a := launch(t, Options{Servers: []string{"127.0.0.1:1"}, HostID: "host-a"})
+	a.Eventually("told why", func() bool { return a.Status().Err != "" })
+	if got := a.Status().State; got != registry.Connecting {
 		t.Errorf("state %s", got)
 	}
-	if _, err := r.Apply(ctx, desired("192.0.2.1", "r1")); !errors.Is(err, registry.ErrAway) {
+	if _, err := a.Apply(t.Context(), desired("192.0.2.1", "r1")); !errors.Is(err, registry.ErrAway) {
 		t.Errorf("Apply: %v", err)
 	}
-	cancel()
-	select {
-	case err := <-ended:
-		if err != nil {
-			t.Error(err)
-		}
-	case <-time.After(patience):
-		t.Error("Run did not end")
-	}
+	a.Stop()
 }
 
 // TestTLS has something before the server that ends TLS. A session is resumed over
@@ -207,32 +175,23 @@ func TestTLS(t *testing.T) {
 	o.Session, o.TLS = &memory{}, backend.TLS{On: true, CAFile: file}
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	session := a.Status().Session
-	a.stop()
+	a.Stop()
 	a = start(t, o)
 	if got := a.Status().Session; got != session {
 		t.Errorf("session %s, was %s", got, session)
 	}
-	a.subscribe(greeter).until("read", size(2))
-	a.stop()
+	a.Listen(greeter).Await("read", size(2))
+	a.Stop()
 	for _, c := range []struct{ file, want string }{
 		{other, "certificate signed by unknown authority"},
 		{"", "certificate signed by unknown authority"},
 		{file + ".missing", "no such file"},
 	} {
 		o.TLS.CAFile = c.file
-		r, err := New(o)
-		if err != nil {
-			t.Fatal(err)
-		}
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan error, 1)
-		go func() { ended <- r.Run(ctx) }()
-		running{Registry: r, t: t}.await(c.want, func() bool { return strings.Contains(r.Status().Err, c.want) })
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
+		r := launch(t, o)
+		r.Eventually(c.want, func() bool { return strings.Contains(r.Status().Err, c.want) })
+		r.Stop()
 	}
 }

@@ -45,9 +45,9 @@ func TestRealPeers(t *testing.T) {
 			o.Root, o.ServicesRoot = top+"/myroot", top+"/myroot"
 		}
 		s.Load(t, file, "/"+top)
-		set := start(t, o).subscribe(greeter)
+		set := start(t, o).Listen(greeter)
 		wg.Go(func() {
-			e := set.until("complete", func(e registry.Endpoints) bool { return e.Incomplete == "" })
+			e := set.Await("complete", func(e registry.Endpoints) bool { return e.Incomplete == "" })
 			var b strings.Builder
 			fmt.Fprintf(&b, "%s\n", filepath.Base(file))
 			for _, p := range e.Providers {
@@ -87,7 +87,7 @@ func TestNodesThatCannotBeRead(t *testing.T) {
 	o.Log = slog.New(slog.NewTextHandler(log, nil))
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	c := s.Conn(t)
 	for path, data := range map[string]string{
 		a.paths.providers(greeter) + "/%zz":                                    "",
@@ -100,19 +100,19 @@ func TestNodesThatCannotBeRead(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	set := a.subscribe(greeter)
-	set.until("read", size(2))
+	set := a.Listen(greeter)
+	set.Await("read", size(2))
 	for n := range 3 {
 		more := d
 		more.Providers = append(more.Providers, desired(fmt.Sprintf("192.0.2.%d", 20+n), "r1").Providers...)
-		a.hold(more)
-		set.until("changed", size(3))
-		a.hold(d)
-		set.until("changed back", size(2))
+		a.Hold(more)
+		set.Await("changed", size(3))
+		a.Hold(d)
+		set.Await("changed back", size(2))
 	}
 	a.reader.connected(true) // as after a reconnect: all is read again
-	a.hold(registry.Desired{})
-	set.until("read again", size(0))
+	a.Hold(registry.Desired{})
+	set.Await("read again", size(0))
 	for _, bad := range []string{"%zz", "no-url", "192.0.2.8:1", "192.0.2.9:1"} {
 		if n := log.count("path=" + a.paths.providers(greeter) + "/" + bad); n > 1 {
 			t.Errorf("%s was logged %d times", bad, n)
@@ -146,8 +146,8 @@ func TestProviderIsAsked(t *testing.T) {
 	if err := a.mapTo(t.Context(), greeter, "shop"); err != nil {
 		t.Fatal(err)
 	}
-	set := a.subscribe(greeter)
-	set.until("empty", size(0))
+	set := a.Listen(greeter)
+	set.Await("empty", size(0))
 	c := s.Conn(t)
 	if _, err := c.Create("/"+o.ServicesRoot, nil, 0, zk.WorldACL(zk.PermAll)); err != nil {
 		t.Fatal(err)
@@ -165,10 +165,10 @@ func TestProviderIsAsked(t *testing.T) {
 	if _, err := c.Multi(ops...); err != nil {
 		t.Fatal(err)
 	}
-	set.until("told why it is incomplete", func(e registry.Endpoints) bool {
+	set.Await("told why it is incomplete", func(e registry.Endpoints) bool {
 		return len(e.Providers) == 0 && strings.Contains(e.Incomplete, "it is starting")
 	})
-	e := set.until("whole", size(5))
+	e := set.Await("whole", size(5))
 	if e.Incomplete != "" {
 		t.Errorf("incomplete: %s", e.Incomplete)
 	}
@@ -187,7 +187,7 @@ func TestMetadataComesLate(t *testing.T) {
 	a := start(t, o)
 	d := desired("192.0.2.1", "r1")
 	d.Providers, d.Consumers = nil, nil
-	a.hold(d)
+	a.Hold(d)
 	c := s.Conn(t)
 	var content []byte
 	for _, path := range a.paths.metadata("shop", "r1") {
@@ -196,19 +196,19 @@ func TestMetadataComesLate(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	set := a.subscribe(greeter)
-	set.until("told what is missing", func(e registry.Endpoints) bool {
+	set := a.Listen(greeter)
+	set.Await("told what is missing", func(e registry.Endpoints) bool {
 		return len(e.Providers) == 0 && strings.Contains(e.Incomplete, "shop") && strings.Contains(e.Incomplete, "not in ZooKeeper")
 	})
 	path := a.paths.metadata("shop", "r1")[1]
 	if _, err := c.Create(path, []byte("{"), 0, zk.WorldACL(zk.PermAll)); err != nil {
 		t.Fatal(err)
 	}
-	set.until("told that it is damaged", func(e registry.Endpoints) bool { return strings.Contains(e.Incomplete, path) })
+	set.Await("told that it is damaged", func(e registry.Endpoints) bool { return strings.Contains(e.Incomplete, path) })
 	if _, err := c.Set(path, content, -1); err != nil {
 		t.Fatal(err)
 	}
-	if e := set.until("read", size(1)); e.Incomplete != "" {
+	if e := set.Await("read", size(1)); e.Incomplete != "" {
 		t.Errorf("incomplete: %s", e.Incomplete)
 	}
 
@@ -221,7 +221,7 @@ func TestMetadataComesLate(t *testing.T) {
 	if _, err := c.Create(a.paths.instance(i), data, zk.FlagEphemeral, zk.WorldACL(zk.PermAll)); err != nil {
 		t.Fatal(err)
 	}
-	set.until("told that only the provider has it", func(e registry.Endpoints) bool {
+	set.Await("told that only the provider has it", func(e registry.Endpoints) bool {
 		return len(e.Providers) == 1 && strings.Contains(e.Incomplete, "only the provider")
 	})
 }
@@ -232,8 +232,8 @@ func TestSubscriptionsShare(t *testing.T) {
 	s := server(t)
 	o := options(s, "host-a")
 	a := start(t, o)
-	a.hold(desired("192.0.2.1", "r1"))
-	a.subscribe(greeter).until("read", size(2))
+	a.Hold(desired("192.0.2.1", "r1"))
+	a.Listen(greeter).Await("read", size(2))
 	watches := func() (n int) {
 		text, err := s.FourLetter("wchp")
 		if err != nil {
@@ -249,7 +249,7 @@ func TestSubscriptionsShare(t *testing.T) {
 	}
 	before, armed := watches(), count()
 	for range 100 {
-		a.subscribe(greeter).until("read", size(2))
+		a.Listen(greeter).Await("read", size(2))
 	}
 	if after := watches(); before == 0 || after != before || count() != armed {
 		t.Errorf("%d watches, were %d; %d armed, were %d", after, before, count(), armed)
@@ -265,7 +265,7 @@ func TestForgotten(t *testing.T) {
 	s := server(t)
 	a := start(t, options(s, "host-a"))
 	d := desired("192.0.2.1", "r1")
-	a.hold(d)
+	a.Hold(d)
 	ctx, cancel := context.WithCancel(t.Context())
 	ch, ended := make(chan registry.Endpoints), make(chan error, 1)
 	go func() { ended <- a.Subscribe(ctx, greeter, ch) }()
@@ -274,8 +274,8 @@ func TestForgotten(t *testing.T) {
 	if err := <-ended; err != nil {
 		t.Fatal(err)
 	}
-	other := a.subscribe("org.example.Other") // the next pass
-	other.until("empty", size(0))
-	a.hold(registry.Desired{Applications: d.Applications})
-	a.subscribe(greeter).until("read", size(1))
+	other := a.Listen("org.example.Other") // the next pass
+	other.Await("empty", size(0))
+	a.Hold(registry.Desired{Applications: d.Applications})
+	a.Listen(greeter).Await("read", size(1))
 }
