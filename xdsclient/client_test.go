@@ -445,9 +445,19 @@ func TestByNameOfMany(t *testing.T) {
 			s.Set(xdstest.APIListener(n+":20882", "all"))
 		}
 		s.Set(xdstest.Routes("all", hosts...))
+		s.Set(xdstest.APIListener("tcp:20882", "outbound|20882||tcp"), xdstest.Routes("outbound|20882||tcp", hosts...),
+			xdstest.Cluster("cluster-tcp"), xdstest.Endpoints("cluster-tcp", "10.0.0.1:1"))
 		o := fast(s)
 		o.Delta, o.Wildcard = delta, false
+		o.Implied = func(route string) *routev3.VirtualHost {
+			if route != "outbound|20882||tcp" {
+				return nil
+			}
+			return xdstest.VirtualHost("tcp", "cluster-tcp")
+		}
 		c := start(t, o)
+		c.SetListeners([]string{"tcp:20882"}) // whose route has virtual hosts of everybody, and none for it
+		c.until("tcp", func() bool { return slices.Equal(slices.Sorted(maps.Keys(c.cluster)), []string{"cluster-tcp"}) })
 		for _, step := range []struct{ listeners, clusters []string }{
 			{[]string{"shop:20882"}, []string{"cluster-shop"}},
 			{[]string{"shop:20882", "stock:20882"}, []string{"cluster-shop", "cluster-stock"}},

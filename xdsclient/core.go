@@ -426,7 +426,7 @@ func (c *core) decode(t *typeState, r *resource, raw []byte) (string, error) {
 			return "", err
 		}
 		c.route = v
-		if len(v.Hosts) == 0 && c.o.Implied != nil {
+		if c.o.Implied != nil {
 			if err := imply(v, prev, c.o.Implied(v.Name)); err != nil {
 				return "", err
 			}

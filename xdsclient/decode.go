@@ -223,14 +223,11 @@ func (r *decodedRoute) only(listeners map[string]struct{}) *decodedRoute {
 	if len(r.Hosts) < 2 || len(listeners) == 0 {
 		return r
 	}
-	if r.domains == nil {
-		r.domains = newDomains(r.Hosts)
-	}
 	keep := map[int]struct{}{}
 	for name := range listeners {
-		i := r.domains.match(name)
+		i := r.match(name)
 		if host, _, err := net.SplitHostPort(name); i < 0 && err == nil {
-			i = r.domains.match(host)
+			i = r.match(host)
 		}
 		if i < 0 {
 			return r
@@ -242,6 +239,14 @@ func (r *decodedRoute) only(listeners map[string]struct{}) *decodedRoute {
 		out.Hosts, out.raws = append(out.Hosts, r.Hosts[i]), append(out.raws, r.raws[i])
 	}
 	return out
+}
+
+// match finds the virtual host of a domain; -1: none.
+func (r *decodedRoute) match(name string) int {
+	if r.domains == nil {
+		r.domains = newDomains(r.Hosts)
+	}
+	return r.domains.match(name)
 }
 
 // domains are those of virtual hosts, in lower case.
@@ -381,9 +386,9 @@ func route(raw []byte, prev, other *decodedRoute) (*decodedRoute, error) {
 	return r, nil
 }
 
-// imply gives a route configuration without virtual hosts one.
+// imply gives a route configuration a virtual host for domains that it has none for.
 func imply(r, prev *decodedRoute, m *routev3.VirtualHost) error {
-	if m == nil {
+	if m == nil || slices.ContainsFunc(m.GetDomains(), func(d string) bool { return r.match(d) >= 0 }) {
 		return nil
 	}
 	raw, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
@@ -395,10 +400,12 @@ func imply(r, prev *decodedRoute, m *routev3.VirtualHost) error {
 		return fmt.Errorf("implied virtual host: %w", err)
 	}
 	v.Implied = true
-	if prev != nil && len(prev.Hosts) == 1 && prev.Hosts[0].Implied && prev.Config == r.Config && proto.Equal(prev.Hosts[0].Config, v.Config) {
-		v = prev.Hosts[0]
+	if prev != nil && prev.Config == r.Config && len(prev.Hosts) > 0 {
+		if last := prev.Hosts[len(prev.Hosts)-1]; last.Implied && proto.Equal(last.Config, v.Config) {
+			v = last
+		}
 	}
-	r.Hosts, r.raws = append(r.Hosts, v), append(r.raws, nil)
+	r.Hosts, r.raws, r.domains = append(r.Hosts, v), append(r.raws, nil), nil
 	return nil
 }
 

@@ -43,9 +43,9 @@ type Options struct {
 	// Follow tells which listeners matter, by name: the routes of others are not
 	// asked for, and they are not delivered. Nil: all.
 	Follow func(listener string) bool
-	// Implied is the virtual host of a route configuration by that name which has none,
-	// nil for none: istiod's gRPC generator has a cluster but no virtual host for a
-	// service whose port is TCP. Its clusters are asked for like those of others.
+	// Implied is the virtual host of a route configuration by that name which has none
+	// for its domains, nil for none: istiod's gRPC generator has a cluster but no
+	// virtual host for a service whose port is TCP. Its clusters are asked for like those of others.
 	Implied func(route string) *routev3.VirtualHost
 	// Extensions are further network filters and their routes.
 	Extensions []Extension

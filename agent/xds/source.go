@@ -307,10 +307,7 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 		if old != nil {
 			delete(t.clusters, name)
 			t.bare(name, old, nil, out)
-			out.Clusters[name], out.Endpoints[name], said[resource] = nil, nil, nil
-			if resource := "endpoints " + name; len(t.general[resource]) > 0 {
-				t.general[resource], said[resource] = nil, nil
-			}
+			out.Clusters[name], out.Endpoints[name], said[resource], said["endpoints "+name] = nil, nil, nil, nil
 		}
 		return
 	}
@@ -325,10 +322,11 @@ func (t *translator) cluster(name string, c *xdsclient.Cluster, out *route.RuleU
 	}
 	if old == nil || old.Endpoints != c.Endpoints || secure(old) != secure(c) {
 		var n notes
-		out.Endpoints[name] = endpointSet(c.Endpoints, secure(c), t.meshPorts, &n)
-		if resource := "endpoints " + name; len(n) > 0 || len(t.general[resource]) > 0 {
-			t.general[resource], said[resource] = n, n
+		set := endpointSet(c.Endpoints, secure(c), t.meshPorts, &n)
+		if set != nil {
+			set.Unsupported = n
 		}
+		out.Endpoints[name], said["endpoints "+name] = set, n
 	}
 }
 
