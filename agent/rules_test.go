@@ -194,3 +194,64 @@ func TestNamesFromADS(t *testing.T) {
 		t.Errorf("explain: %s", text)
 	}
 }
+
+// Who decides is set by service pattern, and changes while the agent runs.
+func TestRoutingByPattern(t *testing.T) {
+	old, young := provide(t), provide(t) // what the registry lists, and where the rules lead
+	s, err := xdstest.New(xdstest.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Stop)
+	var hosts []*routev3.VirtualHost
+	for _, name := range []string{"byregistry", "byrules", "both"} {
+		hosts = append(hosts, xdstest.VirtualHost("com.a."+name+":20882", "young"))
+	}
+	s.Set(xdstest.Cluster("young"), xdstest.Endpoints("young", fmt.Sprintf("127.0.0.1:%d", young.port())), xdstest.Listener("out", "http_proxy"), xdstest.Routes("http_proxy", hosts...))
+	dir := t.TempDir()
+	c := load(t, dir, fmt.Sprintf("registries: [{url: 'local://%s/registry'}]\nstop: {notifyWait: 0s, drain: 5s}\nxds: {servers: ['%s'], listeners: ['*']}\n"+
+		"services: [{match: com.a.ByRegistry, routing: registry}, {match: com.a.ByRules, routing: xds}, {match: com.a.Unruled, routing: xds}, {match: 'com.a.*', routing: xds-then-registry}]\n", dir, s.Address()))
+	a := run(t, c)
+	for _, name := range []string{"ByRegistry", "ByRules", "Unruled", "Both", "Other"} {
+		body := fmt.Sprintf(`{"wait":"10s","url":"dubbo://:%d/com.a.%s?application=greeter&interface=com.a.%[2]s&methods=echo"}`, old.port(), name)
+		if status, text := a.ask(t, "POST", "/v1/publish", body); status != 200 {
+			t.Fatalf("publish: %d %s", status, text)
+		}
+	}
+	local := consume(t, a)
+	const refused = -1
+	goes := func(service string, want any, says string) {
+		t.Helper()
+		last := ""
+		eventually(t, "calls of "+service+" and what is said about them", func() bool {
+			o, y := old.calls.Load(), young.calls.Load()
+			local.sendTo("com.a."+service, "echo")
+			_, refusal := local.answer()
+			var got any = refused
+			switch {
+			case old.calls.Load() > o:
+				got = old
+			case young.calls.Load() > y:
+				got = young
+			}
+			_, last = a.ask(t, "GET", "/v1/explain?service=com.a."+service, "")
+			if refusal != "" && want != refused {
+				return false
+			}
+			return got == want && strings.Contains(last, says)
+		})
+		t.Logf("%s: %s", service, last)
+	}
+	goes("ByRegistry", old, `"routed":true`)
+	goes("ByRules", young, `"routing":"xds","source":"rules"`)
+	goes("Both", young, `"routing":"xds-then-registry","source":"rules"`)
+	goes("Other", old, `"routing":"xds-then-registry","source":"registry"`)
+	goes("Unruled", refused, `"routing":"xds","source":"rules"`)
+
+	next := c
+	next.Services = []config.Service{{Match: "com.a.ByRegistry", Routing: "xds"}, {Match: "com.a.Both", Routing: "registry"}}
+	a.Reload(next)
+	goes("ByRegistry", young, `"routing":"xds","source":"rules"`)
+	goes("Both", old, `"routed":true`)
+	goes("Unruled", old, `"routing":"xds-then-registry","source":"registry"`) // the default
+}
