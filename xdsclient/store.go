@@ -10,12 +10,13 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"time"
 
 	"encoding/binary"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"github.com/meshferry/meshferry/internal/durable"
 )
 
 // The file is a journal: what changed is appended, and now and then everything is
@@ -264,7 +265,12 @@ func (s *store) run() {
 
 func (s *store) write(j storeJob) error {
 	if j.whole {
-		return s.replace(j.records)
+		return durable.Replace(s.path, func(w io.Writer) error {
+			if _, err := io.WriteString(w, storeHeader); err != nil {
+				return err
+			}
+			return writeRecords(w, j.records)
+		})
 	}
 	f, err := os.OpenFile(s.path, os.O_WRONLY|os.O_APPEND, 0)
 	if err != nil {
@@ -292,41 +298,6 @@ func writeRecords(w io.Writer, list []savedResource) error {
 		out.Write(body)
 	}
 	return out.Flush()
-}
-
-func (s *store) replace(list []savedResource) (err error) {
-	dir := filepath.Dir(s.path)
-	tmp, err := os.CreateTemp(dir, filepath.Base(s.path)+".tmp-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(tmp.Name())
-		}
-	}()
-	_, err = tmp.WriteString(storeHeader)
-	if err == nil {
-		err = writeRecords(tmp, list)
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), s.path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // save hands the writer what changed, if it is time to.

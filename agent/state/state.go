@@ -13,9 +13,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/meshferry/meshferry/internal/durable"
 )
 
 // ErrDamaged says that a file was there but could not be trusted. It has been
@@ -34,45 +36,13 @@ func (f File) Save(v any) error {
 		return fmt.Errorf("save %s: %w", f.Path, err)
 	}
 	sum := sha256.Sum256(body)
-	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s%s\n", header, hex.EncodeToString(sum[:]))
-	b.Write(body)
-	if err := f.replace(b.Bytes()); err != nil {
+	if err := durable.Replace(f.Path, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s%s\n%s", header, hex.EncodeToString(sum[:]), body)
+		return err
+	}); err != nil {
 		return fmt.Errorf("save %s: %w", f.Path, err)
 	}
 	return nil
-}
-
-func (f File) replace(content []byte) (err error) {
-	dir := filepath.Dir(f.Path)
-	tmp, err := os.CreateTemp(dir, filepath.Base(f.Path)+".tmp-*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(tmp.Name())
-		}
-	}()
-	_, err = tmp.Write(content)
-	if err == nil {
-		err = tmp.Sync()
-	}
-	if cerr := tmp.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp.Name(), f.Path)
-	}
-	if err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
 
 // Load reads the document into v. A file that is not there leaves v as it is.

@@ -348,7 +348,7 @@ func (p *Peer) Log() string {
 // Stop lets Dubbo unregister, drain and end. It says when that takes too long.
 func (p *Peer) Stop() error {
 	if !p.Process.Stop(callWithin) {
-		return fmt.Errorf("Java did not stop within %v", callWithin)
+		return fmt.Errorf("the JVM did not stop within %v", callWithin)
 	}
 	return nil
 }
