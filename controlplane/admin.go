@@ -63,7 +63,7 @@ func reply(w http.ResponseWriter, code int, v any) {
 }
 
 func (s *Server) tables() map[string]*table {
-	return map[string]*table{"clusters": s.state.clusters, "endpoints": s.state.endpoints, "routes": s.state.routes, "dubbo": s.state.dubbo, "listeners": s.state.grpc}
+	return map[string]*table{"clusters": s.state.clusters, "endpoints": s.state.base.endpoints, "routes": s.state.base.routes, "dubbo": s.state.base.dubbo, "listeners": s.state.grpc}
 }
 
 // versions of everything by type: equal on instances that serve the same.

@@ -2,6 +2,7 @@ package controlplane
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 
 	cluster "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -15,6 +16,8 @@ import (
 	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 	networking "istio.io/api/networking/v1alpha3"
+
+	"github.com/meshferry/meshferry/controlplane/catalog"
 )
 
 // clusterName is Istio's: subset and port are part of the name.
@@ -32,39 +35,65 @@ func ads() *core.ConfigSource {
 	}
 }
 
-// clusters are the cluster of a host and one for each subset, with their
-// endpoints. A policy of a subset replaces that of the rule block by block, as
-// Istio merges them.
-func (s *service) clusters(rule *destinationRule) ([]*cluster.Cluster, []*endpoint.ClusterLoadAssignment) {
-	var policy *networking.TrafficPolicy
-	var subsets []*networking.Subset
-	if rule != nil {
-		policy, subsets = rule.Spec.TrafficPolicy, rule.Spec.Subsets
-	}
-	list := []*cluster.Cluster{s.cluster("", policy, rule)}
-	sets := []*endpoint.ClusterLoadAssignment{s.assignment("", nil)}
-	for _, sub := range subsets {
-		list = append(list, s.cluster(sub.Name, merge(policy, sub.TrafficPolicy), rule))
-		sets = append(sets, s.assignment(sub.Name, sub.Labels))
-	}
+// clusters are the cluster of a host and one for each subset. A policy of a subset
+// replaces that of the rule block by block, as Istio merges them.
+func (s *service) clusters(rule *destinationRule) []*cluster.Cluster {
+	list := []*cluster.Cluster{}
+	s.each(rule, func(subset string, _ map[string]string, p *networking.TrafficPolicy) {
+		list = append(list, s.cluster(subset, p, rule))
+	})
 	if s.dns {
-		for i, c := range list {
-			c.ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STRICT_DNS}
-			c.EdsClusterConfig, c.LoadAssignment = nil, sets[i]
+		for i, a := range s.assignments(rule, &profile{}) {
+			list[i].ClusterDiscoveryType = &cluster.Cluster_Type{Type: cluster.Cluster_STRICT_DNS}
+			list[i].EdsClusterConfig, list[i].LoadAssignment = nil, a
 		}
-		sets = nil
 	}
-	return list, sets
+	return list
+}
+
+// assignments are the endpoints of the clusters, for nodes like p.
+func (s *service) assignments(rule *destinationRule, p *profile) []*endpoint.ClusterLoadAssignment {
+	list := []*endpoint.ClusterLoadAssignment{}
+	s.each(rule, func(subset string, labels map[string]string, policy *networking.TrafficPolicy) {
+		list = append(list, s.assignment(subset, labels, localities(policy), p))
+	})
+	return list
+}
+
+func (s *service) each(rule *destinationRule, yield func(subset string, labels map[string]string, p *networking.TrafficPolicy)) {
+	if rule == nil {
+		yield("", nil, nil)
+		return
+	}
+	yield("", nil, s.policy(rule.Spec.TrafficPolicy))
+	for _, sub := range rule.Spec.Subsets {
+		yield(sub.Name, sub.Labels, s.policy(merge(rule.Spec.TrafficPolicy, sub.TrafficPolicy)))
+	}
+}
+
+// policy is p with what it says of the service's port, which replaces all else.
+func (s *service) policy(p *networking.TrafficPolicy) *networking.TrafficPolicy {
+	for _, one := range p.GetPortLevelSettings() {
+		if one.Port.GetNumber() == s.port {
+			return &networking.TrafficPolicy{LoadBalancer: one.LoadBalancer, ConnectionPool: one.ConnectionPool, OutlierDetection: one.OutlierDetection}
+		}
+	}
+	return p
 }
 
 func merge(all, subset *networking.TrafficPolicy) *networking.TrafficPolicy {
 	if subset == nil || all == nil {
 		return cmp.Or(subset, all)
 	}
+	ports := subset.PortLevelSettings
+	if len(ports) == 0 {
+		ports = all.PortLevelSettings
+	}
 	return &networking.TrafficPolicy{
-		LoadBalancer:     cmp.Or(subset.LoadBalancer, all.LoadBalancer),
-		ConnectionPool:   cmp.Or(subset.ConnectionPool, all.ConnectionPool),
-		OutlierDetection: cmp.Or(subset.OutlierDetection, all.OutlierDetection),
+		LoadBalancer:      cmp.Or(subset.LoadBalancer, all.LoadBalancer),
+		ConnectionPool:    cmp.Or(subset.ConnectionPool, all.ConnectionPool),
+		OutlierDetection:  cmp.Or(subset.OutlierDetection, all.OutlierDetection),
+		PortLevelSettings: ports,
 	}
 }
 
@@ -85,6 +114,11 @@ func (s *service) cluster(subset string, p *networking.TrafficPolicy, rule *dest
 		if od.MinHealthPercent > 0 {
 			c.CommonLbConfig = &cluster.Cluster_CommonLbConfig{HealthyPanicThreshold: &typev3.Percent{Value: float64(od.MinHealthPercent)}}
 		}
+	}
+	if l := localities(p); len(l.GetDistribute())+len(l.GetFailover())+len(l.GetFailoverPriority()) > 0 {
+		c.CommonLbConfig = cmp.Or(c.CommonLbConfig, &cluster.Cluster_CommonLbConfig{})
+		c.CommonLbConfig.LocalityConfigSpecifier = &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig_{
+			LocalityWeightedLbConfig: &cluster.Cluster_CommonLbConfig_LocalityWeightedLbConfig{}}
 	}
 	return c
 }
@@ -203,21 +237,23 @@ func outlier(od *networking.OutlierDetection) *cluster.OutlierDetection {
 	return out
 }
 
-// assignment lists the endpoints with these labels, by locality.
-func (s *service) assignment(subset string, labels map[string]string) *endpoint.ClusterLoadAssignment {
+// assignment lists the endpoints with these labels, by locality, and orders them
+// for nodes like p, as istiod does.
+func (s *service) assignment(subset string, labels map[string]string, setting *networking.LocalityLoadBalancerSetting, p *profile) *endpoint.ClusterLoadAssignment {
 	a := &endpoint.ClusterLoadAssignment{ClusterName: clusterName(s.port, subset, s.host)}
 	for _, e := range s.endpoints {
 		if !e.has(labels) {
 			continue
 		}
+		far := priority(setting, p, e)
 		i := slices.IndexFunc(a.Endpoints, func(l *endpoint.LocalityLbEndpoints) bool {
-			return l.Locality.Region == e.locality.Region && l.Locality.Zone == e.locality.Zone && l.Locality.SubZone == e.locality.SubZone
+			return placeOf(l) == e.locality && l.Priority == far
 		})
 		if i < 0 {
 			i = len(a.Endpoints)
 			a.Endpoints = append(a.Endpoints, &endpoint.LocalityLbEndpoints{
 				Locality:            &core.Locality{Region: e.locality.Region, Zone: e.locality.Zone, SubZone: e.locality.SubZone},
-				LoadBalancingWeight: wrapperspb.UInt32(0),
+				LoadBalancingWeight: wrapperspb.UInt32(0), Priority: far,
 			})
 		}
 		l := a.Endpoints[i]
@@ -227,7 +263,65 @@ func (s *service) assignment(subset string, labels map[string]string) *endpoint.
 			LoadBalancingWeight: wrapperspb.UInt32(e.weight),
 		})
 	}
+	switch {
+	case setting == nil || p.locality == (catalog.Locality{}) && len(p.labels) == 0:
+	case setting.Distribute != nil:
+		distribute(a, setting.Distribute, p.locality)
+	default:
+		order := (len(setting.FailoverPriority) == 0 || len(setting.Failover) > 0) && p.locality != (catalog.Locality{})
+		var levels []uint32
+		for _, l := range a.Endpoints {
+			if order {
+				l.Priority = l.Priority*5 + nearness(p.locality, placeOf(l), setting.Failover)
+			}
+			levels = append(levels, l.Priority)
+		}
+		slices.Sort(levels) // priorities are 0 to N, without a gap
+		levels = slices.Compact(levels)
+		for _, l := range a.Endpoints {
+			l.Priority = uint32(slices.Index(levels, l.Priority))
+		}
+	}
 	return a
+}
+
+func placeOf(l *endpoint.LocalityLbEndpoints) catalog.Locality {
+	return catalog.Locality{Region: l.Locality.Region, Zone: l.Locality.Zone, SubZone: l.Locality.SubZone}
+}
+
+// distribute gives localities the shares that are written for nodes at a place;
+// those without one are left out.
+func distribute(a *endpoint.ClusterLoadAssignment, list []*networking.LocalityLoadBalancerSetting_Distribute, from catalog.Locality) {
+	for _, d := range list {
+		if !covers(d.From, from) {
+			continue
+		}
+		left := a.Endpoints
+		a.Endpoints = nil
+		for _, pattern := range slices.Backward(slices.Sorted(maps.Keys(d.To))) { // what says more before what says less
+			var chosen, others []*endpoint.LocalityLbEndpoints
+			var sum uint64
+			for _, l := range left {
+				if covers(pattern, placeOf(l)) {
+					chosen, sum = append(chosen, l), sum+uint64(l.LoadBalancingWeight.Value)
+				} else {
+					others = append(others, l)
+				}
+			}
+			left = others
+			for _, l := range chosen {
+				share := (uint64(l.LoadBalancingWeight.Value)*uint64(d.To[pattern]) + sum - 1) / max(sum, 1)
+				if l.LoadBalancingWeight.Value = uint32(share); share > 0 {
+					a.Endpoints = append(a.Endpoints, l)
+				}
+			}
+		}
+		slices.SortFunc(a.Endpoints, func(x, y *endpoint.LocalityLbEndpoints) int {
+			p, q := placeOf(x), placeOf(y)
+			return cmp.Or(cmp.Compare(p.Region, q.Region), cmp.Compare(p.Zone, q.Zone), cmp.Compare(p.SubZone, q.SubZone))
+		})
+		return
+	}
 }
 
 func socket(address string, port uint32) *core.Address {

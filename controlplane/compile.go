@@ -1,6 +1,7 @@
 package controlplane
 
 import (
+	"bytes"
 	"cmp"
 	"maps"
 	"slices"
@@ -56,10 +57,11 @@ type rules struct {
 	destination map[string]*destinationRule
 	entries     map[string]*istio.Object[*networking.ServiceEntry]
 	workloads   []istio.Object[*networking.WorkloadEntry]
+	depends     dependence
 }
 
 func index(c *istio.Config) *rules {
-	r := &rules{map[string]*virtualService{}, map[string]*destinationRule{}, map[string]*istio.Object[*networking.ServiceEntry]{}, c.WorkloadEntries}
+	r := &rules{map[string]*virtualService{}, map[string]*destinationRule{}, map[string]*istio.Object[*networking.ServiceEntry]{}, c.WorkloadEntries, depends(c)}
 	for i := range c.VirtualServices {
 		for _, h := range c.VirtualServices[i].Spec.Hosts {
 			r.virtual[istio.Host(h)] = &c.VirtualServices[i]
@@ -195,12 +197,23 @@ func splitN(s string, sep byte, n int) []string {
 
 // compiled is what one host gives.
 type compiled struct {
+	service             *service
 	clusters, endpoints map[string]*entry
-	listener, routes    *entry // for gRPC clients, by name
-	virtual             []byte // the virtual host, as a field of http_proxy
-	dubbo               []byte // the same for dubbo_proxy; nil for a host without an interface
-	named               int    // how many of group and version the service has
-	port                uint32
+	listener            *entry // for gRPC clients
+	routed
+	named int // how many of group and version the service has
+	port  uint32
+}
+
+// routed are the routes of one host.
+type routed struct {
+	virtual []byte // the virtual host, as a field of http_proxy
+	dubbo   []byte // the same for dubbo_proxy; nil for a host without an interface
+	routes  *entry // for gRPC clients
+}
+
+func (r routed) equal(o routed) bool {
+	return bytes.Equal(r.virtual, o.virtual) && bytes.Equal(r.dubbo, o.dubbo)
 }
 
 // Numbers of the fields that make one configuration of many hosts.
@@ -213,30 +226,50 @@ func asField(num protowire.Number, m proto.Message) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), marshal(m))
 }
 
+// compile makes what is the same for all nodes, and what nodes that say nothing of
+// themselves are sent.
 func (r *rules) compile(s *service) *compiled {
-	rule, vs := r.destination[s.host], r.virtual[s.host]
-	clusters, sets := s.clusters(rule)
-	c := &compiled{clusters: map[string]*entry{}, endpoints: map[string]*entry{}, port: s.port}
-	for _, m := range clusters {
+	rule := r.destination[s.host]
+	c := &compiled{service: s, clusters: map[string]*entry{}, port: s.port}
+	for _, m := range s.clusters(rule) {
 		c.clusters[m.Name] = newEntry(m.Name, m)
 	}
-	for _, m := range sets {
-		c.endpoints[m.ClusterName] = newEntry(m.ClusterName, m)
-	}
-	c.virtual = asField(fieldVirtualHosts, s.virtualHost(vs, r.destination, false))
-	c.routes = newEntry(clusterName(s.port, "", s.host), &route.RouteConfiguration{Name: clusterName(s.port, "", s.host), VirtualHosts: []*route.VirtualHost{s.virtualHost(vs, r.destination, true)}})
 	c.listener = newEntry(s.host+":"+itoa(s.port), grpcListener(s))
-	if s.Interface != "" {
-		if d := s.dubboRoutes(vs, r.destination); len(d.Routes) > 0 {
-			c.dubbo = asField(fieldRouteConfig, d)
-		}
-		for _, part := range []string{s.Group, s.Version} {
-			if part != "" {
-				c.named++
-			}
+	for _, part := range []string{s.Group, s.Version} {
+		if part != "" {
+			c.named++
 		}
 	}
+	c.routed = r.routed(s, &profile{})
+	c.endpoints = r.endpoints(s, &profile{})
 	return c
+}
+
+// routed are the routes of a host for nodes like p.
+func (r *rules) routed(s *service, p *profile) routed {
+	vs := r.virtual[s.host]
+	name := clusterName(s.port, "", s.host)
+	out := routed{
+		virtual: asField(fieldVirtualHosts, s.virtualHost(vs, r.destination, p, false)),
+		routes:  newEntry(name, &route.RouteConfiguration{Name: name, VirtualHosts: []*route.VirtualHost{s.virtualHost(vs, r.destination, p, true)}}),
+	}
+	if s.Interface != "" {
+		if d := s.dubboRoutes(vs, r.destination, p); len(d.Routes) > 0 {
+			out.dubbo = asField(fieldRouteConfig, d)
+		}
+	}
+	return out
+}
+
+// endpoints are those of a host's clusters for nodes like p.
+func (r *rules) endpoints(s *service, p *profile) map[string]*entry {
+	out := map[string]*entry{}
+	if !s.dns {
+		for _, m := range s.assignments(r.destination[s.host], p) {
+			out[m.ClusterName] = newEntry(m.ClusterName, m)
+		}
+	}
+	return out
 }
 
 func httpManager(routes, prefix string) *hcm.HttpConnectionManager {
@@ -283,39 +316,48 @@ func filtered(name string, port uint32, filter string, config proto.Message) *li
 }
 
 // allRoutes is the route configuration of agents. The hosts are put together as
-// they were marshalled, so that a change of one costs no work on the others.
-func allRoutes(all map[string]*compiled) *entry {
+// they were marshalled, so that a change of one costs no work on the others. Of
+// some hosts a group of nodes has routes of its own.
+func allRoutes(all map[string]*compiled, own map[string]routed) *entry {
 	m := &route.RouteConfiguration{Name: proxyRoutes, ValidateClusters: wrapperspb.Bool(false), IgnorePortInHostMatching: true}
-	return together(m, proxyRoutes, all, func(c *compiled) []byte { return c.virtual })
+	return together(m, proxyRoutes, all, func(host string, c *compiled) []byte {
+		if r, ok := own[host]; ok {
+			return r.virtual
+		}
+		return c.virtual
+	})
 }
 
 // allDubboRoutes is that of Envoy's dubbo_proxy. An empty group or version takes
 // any there and the first that fits wins, so those that name more come first.
-func allDubboRoutes(all map[string]*compiled) *entry {
-	var parts []func(*compiled) []byte
+func allDubboRoutes(all map[string]*compiled, own map[string]routed) *entry {
+	var parts []func(string, *compiled) []byte
 	for _, n := range []int{2, 1, 0} {
-		parts = append(parts, func(c *compiled) []byte {
-			if c.named == n {
-				return c.dubbo
+		parts = append(parts, func(host string, c *compiled) []byte {
+			if c.named != n {
+				return nil
 			}
-			return nil
+			if r, ok := own[host]; ok {
+				return r.dubbo
+			}
+			return c.dubbo
 		})
 	}
 	return together(&dubbo.MultipleRouteConfiguration{Name: dubboRoutes}, dubboRoutes, all, parts...)
 }
 
 // together is a message with further fields, by host.
-func together(m proto.Message, name string, all map[string]*compiled, parts ...func(*compiled) []byte) *entry {
+func together(m proto.Message, name string, all map[string]*compiled, parts ...func(string, *compiled) []byte) *entry {
 	a := pack(m)
 	hosts := slices.Sorted(maps.Keys(all))
 	size := len(a.Value)
 	for _, c := range all {
-		size += len(c.virtual) + len(c.dubbo)
+		size += len(c.virtual)
 	}
 	a.Value = slices.Grow(a.Value, size)
 	for _, part := range parts {
 		for _, host := range hosts {
-			a.Value = append(a.Value, part(all[host])...)
+			a.Value = append(a.Value, part(host, all[host])...)
 		}
 	}
 	return packed(name, a)

@@ -1,6 +1,10 @@
 package controlplane
 
 import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	route "github.com/envoyproxy/go-control-plane/envoy/config/route/v3"
@@ -16,9 +20,10 @@ type Explanation struct {
 	Service string    `json:"service"`
 	Host    string    `json:"host"`
 	Path    string    `json:"path"`
-	Rule    string    `json:"rule,omitempty"` // Istio's own name of the VirtualService
-	Routes  []RouteOf `json:"routes"`         // in their order, up to the one that is taken
-	Taken   bool      `json:"taken"`          // false: no route fits, and the call fails
+	Rule    string    `json:"rule,omitempty"`   // Istio's own name of the VirtualService
+	Routes  []RouteOf `json:"routes"`           // in their order, up to the one that is taken
+	Others  []string  `json:"others,omitempty"` // routes for other callers only, and for whom
+	Taken   bool      `json:"taken"`            // false: no route fits, and the call fails
 	To      []ShareOf `json:"to,omitempty"`
 	Timeout string    `json:"timeout,omitempty"`
 	Retries uint32    `json:"retries"`
@@ -41,11 +46,18 @@ type ShareOf struct {
 	Labels  map[string]string `json:"labels,omitempty"` // of its subset
 }
 
+// Caller is what the agent of a caller says of itself: rules with sourceLabels and
+// sourceNamespace are for some callers only.
+type Caller struct {
+	Labels    map[string]string
+	Namespace string
+}
+
 // Explain tells which route a call of a service would take: the first that fits,
 // as agents read them. Attachments are headers; dubbo-method and :method are the
 // method, dubbo-group and dubbo-version those of the service, and the path is
 // /interface/method.
-func Explain(c *istio.Config, s registry.Service, method string, attachments map[string]string) Explanation {
+func Explain(c *istio.Config, s registry.Service, method string, attachments map[string]string, from Caller) Explanation {
 	r := index(c)
 	host := rewrite.Host(s)
 	e := Explanation{Service: s.Key(), Host: host, Path: "/" + s.Interface + "/" + method}
@@ -61,7 +73,9 @@ func Explain(c *istio.Config, s registry.Service, method string, attachments map
 	for k, v := range map[string]string{"dubbo-method": method, ":method": method, "dubbo-interface": s.Interface, "dubbo-group": s.Group, "dubbo-version": s.Version, ":path": e.Path} {
 		seen.headers[k] = v
 	}
-	for _, one := range svc.routes(vs, r.destination, false) {
+	caller := &profile{labels: from.Labels, namespace: from.Namespace}
+	e.Others = forOthers(vs, caller)
+	for _, one := range svc.routes(vs, r.destination, caller, false) {
 		ok, why := seen.matches(one.Match)
 		e.Routes = append(e.Routes, RouteOf{one.Name, ok, why})
 		if !ok {
@@ -71,6 +85,30 @@ func Explain(c *istio.Config, s registry.Service, method string, attachments map
 		break
 	}
 	return e
+}
+
+// forOthers are the routes that are not for a caller.
+func forOthers(vs *virtualService, caller *profile) []string {
+	var list []string
+	if vs == nil {
+		return nil
+	}
+	for i, r := range vs.Spec.Http {
+		for _, m := range r.Match {
+			if caller.fits(m) {
+				continue
+			}
+			text := cmp.Or(r.Name, fmt.Sprintf("http[%d]", i)) + " ("
+			for _, k := range slices.Sorted(maps.Keys(m.SourceLabels)) {
+				text += k + "=" + m.SourceLabels[k] + " "
+			}
+			if m.SourceNamespace != "" {
+				text += "namespace " + m.SourceNamespace
+			}
+			list = append(list, strings.TrimSpace(text)+")")
+		}
+	}
+	return list
 }
 
 func (e *Explanation) take(r *rules, one *route.Route) {

@@ -113,7 +113,13 @@ func (f *fake) Subscribe(ctx context.Context, iface string, ch chan<- registry.E
 // start runs a control plane over a registry and a folder; it ends with the test.
 func start(t testing.TB, f catalog.Registry, folder string) (address string, s *Server) {
 	t.Helper()
-	s, err := New(Options{Registries: []catalog.Named{{Name: "main", Registry: f}}, Folder: folder, Poll: 5 * time.Millisecond})
+	return startWith(t, f, Options{Folder: folder})
+}
+
+func startWith(t testing.TB, f catalog.Registry, o Options) (address string, s *Server) {
+	t.Helper()
+	o.Registries = []catalog.Named{{Name: "main", Registry: f}}
+	s, err := New(o)
 	if err != nil {
 		t.Fatal(err)
 	}

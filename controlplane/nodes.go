@@ -55,6 +55,7 @@ type node struct {
 	from  *core.Node
 	subs  map[string]*subscription // by type
 	nonce uint64
+	epoch uint64 // of the groups that subs name
 
 	mu sync.Mutex
 	Node

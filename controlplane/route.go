@@ -27,20 +27,20 @@ import (
 
 func itoa(n uint32) string { return strconv.FormatUint(uint64(n), 10) }
 
-// virtualHost has the routes of a service, as istiod writes them. form says for
-// whom: the domains and the time-out differ.
-func (s *service) virtualHost(vs *virtualService, rules map[string]*destinationRule, grpc bool) *route.VirtualHost {
+// virtualHost has the routes of a service for nodes like p, as istiod writes them.
+// For gRPC the domains and the time-out differ.
+func (s *service) virtualHost(vs *virtualService, rules map[string]*destinationRule, p *profile, grpc bool) *route.VirtualHost {
 	port := ":" + itoa(s.port)
 	v := &route.VirtualHost{Name: s.host + port, IncludeRequestAttemptCount: true,
 		Domains: []string{s.host + port, s.host + "." + port}}
 	if grpc {
 		v.Domains = []string{s.host, s.host + port, s.host + ".", s.host + "." + port}
 	}
-	v.Routes = s.routes(vs, rules, grpc)
+	v.Routes = s.routes(vs, rules, p, grpc)
 	return v
 }
 
-func (s *service) routes(vs *virtualService, rules map[string]*destinationRule, grpc bool) []*route.Route {
+func (s *service) routes(vs *virtualService, rules map[string]*destinationRule, p *profile, grpc bool) []*route.Route {
 	if vs == nil {
 		return []*route.Route{{
 			Name: "default", Match: &route.RouteMatch{PathSpecifier: &route.RouteMatch_Prefix{Prefix: "/"}},
@@ -54,7 +54,7 @@ func (s *service) routes(vs *virtualService, rules map[string]*destinationRule, 
 			matches = []*networking.HTTPMatchRequest{{}}
 		}
 		for _, m := range matches {
-			if m.Port != 0 && m.Port != s.port {
+			if m.Port != 0 && m.Port != s.port || !p.fits(m) {
 				continue
 			}
 			fits := match(m)
@@ -162,7 +162,7 @@ func (s *service) action(r *networking.HTTPRoute, rules map[string]*destinationR
 		c.RequestHeadersToAdd, c.RequestHeadersToRemove = headers(d.Headers)
 		weighted = append(weighted, c)
 		if rule := rules[istio.Host(d.Destination.Host)]; rule != nil {
-			out.HashPolicy = append(out.HashPolicy, hash(rule, d.Destination.Subset)...)
+			out.HashPolicy = append(out.HashPolicy, s.hash(rule, d.Destination.Subset)...)
 		}
 	}
 	out.HashPolicy = slices.CompactFunc(out.HashPolicy, func(a, b *route.RouteAction_HashPolicy) bool {
@@ -176,28 +176,29 @@ func (s *service) action(r *networking.HTTPRoute, rules map[string]*destinationR
 		}
 		out.ClusterSpecifier = &route.RouteAction_WeightedClusters{WeightedClusters: &route.WeightedCluster{Clusters: weighted}}
 	}
+	mirrors := r.Mirrors
 	if r.Mirror != nil {
-		percent := &networking.Percent{Value: 100}
-		if r.MirrorPercentage != nil {
-			percent = r.MirrorPercentage
-		}
+		mirrors = []*networking.HTTPMirrorPolicy{{Destination: r.Mirror, Percentage: r.MirrorPercentage}}
+	}
+	for _, m := range mirrors {
+		percent := cmp.Or(m.Percentage, &networking.Percent{Value: 100})
 		if percent.Value > 0 {
-			out.RequestMirrorPolicies = []*route.RouteAction_RequestMirrorPolicy{{Cluster: s.destination(r.Mirror),
-				RuntimeFraction: &core.RuntimeFractionalPercent{DefaultValue: fraction(percent)}}}
+			out.RequestMirrorPolicies = append(out.RequestMirrorPolicies, &route.RouteAction_RequestMirrorPolicy{Cluster: s.destination(m.Destination),
+				RuntimeFraction: &core.RuntimeFractionalPercent{DefaultValue: fraction(percent)}})
 		}
 	}
 	return out
 }
 
 // hash is the hash policy of a destination with consistentHash.
-func hash(rule *destinationRule, subset string) []*route.RouteAction_HashPolicy {
+func (s *service) hash(rule *destinationRule, subset string) []*route.RouteAction_HashPolicy {
 	policy := rule.Spec.TrafficPolicy
-	for _, s := range rule.Spec.Subsets {
-		if s.Name == subset {
-			policy = merge(policy, s.TrafficPolicy)
+	for _, sub := range rule.Spec.Subsets {
+		if sub.Name == subset {
+			policy = merge(policy, sub.TrafficPolicy)
 		}
 	}
-	name := policy.GetLoadBalancer().GetConsistentHash().GetHttpHeaderName()
+	name := s.policy(policy).GetLoadBalancer().GetConsistentHash().GetHttpHeaderName()
 	if name == "" {
 		return nil
 	}
@@ -219,11 +220,30 @@ func retries(r *networking.HTTPRetry) *route.RetryPolicy {
 			ConfigType: &route.RetryPolicy_RetryHostPredicate_TypedConfig{TypedConfig: previousHosts}}},
 		HostSelectionRetryMaxAttempts: 5,
 	}
-	if r != nil {
-		out.NumRetries, out.PerTryTimeout = wrapperspb.UInt32(uint32(r.Attempts)), r.PerTryTimeout
-		if r.RetryOn != "" {
-			out.RetryOn = r.RetryOn
+	if r == nil {
+		return out
+	}
+	out.NumRetries, out.PerTryTimeout = wrapperspb.UInt32(uint32(r.Attempts)), r.PerTryTimeout
+	if r.RetryOn != "" {
+		var on []string
+		for _, one := range strings.Split(r.RetryOn, ",") {
+			one = strings.TrimSpace(one)
+			if code, err := strconv.ParseUint(one, 10, 16); err == nil {
+				out.RetriableStatusCodes = append(out.RetriableStatusCodes, uint32(code))
+			} else if one != "" {
+				on = append(on, one)
+			}
 		}
+		if len(out.RetriableStatusCodes) > 0 && !slices.Contains(on, "retriable-status-codes") {
+			on = append(on, "retriable-status-codes")
+		}
+		out.RetryOn = strings.Join(on, ",")
+	}
+	if ignore := r.RetryIgnorePreviousHosts; ignore != nil && !ignore.Value {
+		out.RetryHostPredicate = nil
+	}
+	if r.Backoff != nil {
+		out.RetryBackOff = &route.RetryPolicy_RetryBackOff{BaseInterval: r.Backoff}
 	}
 	return out
 }
@@ -267,9 +287,9 @@ func faults(f *networking.HTTPFaultInjection) *fault.HTTPFault {
 
 // dubboRoutes is the service for Envoy's dubbo_proxy: what of the routes it can
 // match. It has no time-outs, retries, faults or mirrors.
-func (s *service) dubboRoutes(vs *virtualService, rules map[string]*destinationRule) *dubbo.RouteConfiguration {
+func (s *service) dubboRoutes(vs *virtualService, rules map[string]*destinationRule, p *profile) *dubbo.RouteConfiguration {
 	out := &dubbo.RouteConfiguration{Name: s.host, Interface: s.Interface, Group: s.Group, Version: s.Version}
-	for _, r := range s.routes(vs, rules, false) {
+	for _, r := range s.routes(vs, rules, p, false) {
 		if r.GetRoute() == nil {
 			continue
 		}

@@ -25,7 +25,7 @@ import (
 type Options struct {
 	Registries []catalog.Named // at least one, running
 	Folder     string          // of Istio's resources; empty: none
-	Poll       time.Duration   // between two looks into the folder; 0: 500 ms
+	Poll       time.Duration   // between two looks into the folder; 0: 5 s if changes are notified, else 500 ms
 	Hold       time.Duration   // see catalog.Options
 	TLS        *TLS            // nil: plain text
 	Log        *slog.Logger
@@ -66,7 +66,6 @@ type Totals struct {
 
 // New checks the options.
 func New(o Options) (*Server, error) {
-	o.Poll = cmp.Or(o.Poll, 500*time.Millisecond)
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -90,7 +89,7 @@ func New(o Options) (*Server, error) {
 // nil, until ctx ends. It closes both. A folder that is wrong at the start is an
 // error, for there is no last good one.
 func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
-	files, config, err := s.read(nil)
+	files, config, err := s.first()
 	if err != nil {
 		listen.Close()
 		if admin != nil {
@@ -150,8 +149,20 @@ type delivery struct {
 // loop owns the state: it takes what registries and folder say, one after the
 // other.
 func (s *Server) loop(ctx context.Context, files map[string][]byte, views <-chan delivery) {
-	tick := time.NewTicker(s.o.Poll)
-	defer tick.Stop()
+	f := watched{server: s, files: files, timer: time.NewTimer(time.Hour), poll: cmp.Or(s.o.Poll, pollWatched)}
+	defer f.timer.Stop()
+	changed, unwatched := make(chan struct{}, 1), make(chan error, 1)
+	if s.o.Folder != "" {
+		f.timer.Reset(f.poll)
+		watching := make(chan struct{})
+		go func() {
+			defer close(watching)
+			if err := watchFolder(ctx, s.o.Folder, changed); err != nil {
+				unwatched <- err
+			}
+		}()
+		defer func() { <-watching }()
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -162,33 +173,76 @@ func (s *Server) loop(ctx context.Context, files map[string][]byte, views <-chan
 			s.nodes.wakeAll()
 			s.count(d.view, time.Since(start))
 			if !s.ready.Swap(true) {
-				s.log.Info("serving", "services", len(s.state.compiled))
+				s.log.Info("serving", "services", len(d.view.Services))
 				continue
 			}
 			s.log.Info("registries changed", "hosts", len(d.changed), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes, "took", time.Since(start))
-		case <-tick.C:
-			if s.o.Folder == "" {
-				continue
+		case err := <-unwatched:
+			f.poll = cmp.Or(s.o.Poll, pollUnwatched)
+			s.log.Warn("the folder's changes are not notified; it is looked at by the clock", "every", f.poll, "err", err)
+			f.timer.Reset(0)
+		case <-changed:
+			if !f.soon { // else a folder that never rests would never be looked at
+				f.soon = true
+				f.timer.Reset(settle)
 			}
-			next, config, err := s.read(files)
-			if next == nil {
-				if err != nil && s.folder.Load().Refused == "" {
-					s.log.Error("the folder cannot be read; what was read last is served", "err", err)
-					s.refuse(err)
-				}
-				continue
-			}
-			files = next
-			if err != nil {
-				s.log.Error("the folder is refused; the last good one is served", "err", err)
-				s.refuse(err)
-				continue
-			}
-			n := s.state.setRules(config)
-			s.nodes.wakeAll()
-			s.log.Info("folder changed", "files", len(files), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes)
+		case <-f.timer.C:
+			f.soon = false
+			f.timer.Reset(f.look())
 		}
 	}
+}
+
+// watched is what is known of the folder. The goroutine of loop owns it.
+type watched struct {
+	server *Server
+	files  map[string][]byte // that were served or refused last
+	next   map[string][]byte // that wait until they stay as they are
+	lost   *Folder           // how it stood before it could not be read; nil: it can
+	poll   time.Duration
+	timer  *time.Timer
+	soon   bool // it is looked at after a notification
+}
+
+// look reads the folder, and takes it when it has settled. It returns when to look
+// again. A folder that was refused is not parsed again until it changes.
+func (f *watched) look() time.Duration {
+	s := f.server
+	next, err := ReadFolder(s.o.Folder)
+	switch {
+	case err != nil:
+		if f.lost == nil {
+			f.lost = s.folder.Load()
+			s.log.Error("the folder cannot be read; what was read last is served", "err", err)
+			s.refuse(err)
+		}
+		f.next = nil
+		return f.poll
+	case f.lost != nil:
+		s.folder.Store(f.lost)
+		f.lost = nil
+		s.log.Info("the folder can be read again")
+	}
+	switch {
+	case same(f.files, next):
+		f.next = nil
+		return f.poll
+	case f.next == nil || !same(f.next, next):
+		f.next = next
+		return settle
+	}
+	f.files, f.next = next, nil
+	config, err := s.parse(next)
+	if err != nil {
+		s.log.Error("the folder is refused; the last good one is served", "err", err)
+		s.refuse(err)
+		return f.poll
+	}
+	start := time.Now()
+	n := s.state.setRules(config)
+	s.nodes.wakeAll()
+	s.log.Info("folder changed", "files", len(next), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes, "took", time.Since(start))
+	return f.poll
 }
 
 func (s *Server) refuse(err error) {
@@ -211,28 +265,27 @@ func (s *Server) count(v *catalog.View, took time.Duration) {
 	s.totals.Store(&t)
 }
 
-// read reads the folder if it differs from what was read before; files are nil
-// if it does not or cannot be read. A folder that was refused is not parsed again
-// until it changes.
-func (s *Server) read(before map[string][]byte) (files map[string][]byte, c *istio.Config, err error) {
+// first reads the folder at the start.
+func (s *Server) first() (files map[string][]byte, c *istio.Config, err error) {
 	if s.o.Folder == "" {
 		return nil, &istio.Config{}, nil
 	}
-	files, err = ReadFolder(s.o.Folder)
-	if err != nil {
+	if files, err = ReadFolder(s.o.Folder); err != nil {
 		return nil, nil, err
 	}
-	if before != nil && same(before, files) {
-		return nil, nil, nil
-	}
+	c, err = s.parse(files)
+	return files, c, err
+}
+
+// parse reads files; those that are good will be served.
+func (s *Server) parse(files map[string][]byte) (*istio.Config, error) {
 	c, problems := istio.Parse(files)
 	if err := problems.Err(); err != nil {
-		return files, nil, err
+		return nil, err
 	}
-	f := &Folder{Dir: s.o.Folder, Files: len(files), Served: time.Now(), Warnings: problems}
-	s.folder.Store(f)
+	s.folder.Store(&Folder{Dir: s.o.Folder, Files: len(files), Served: time.Now(), Warnings: problems})
 	for _, p := range problems {
 		s.log.Warn("in the folder", "problem", p.String())
 	}
-	return files, c, nil
+	return c, nil
 }

@@ -69,9 +69,15 @@ func TestLikeIstiod(t *testing.T) {
 		{"CDS", resource.ClusterType, func() proto.Message { return &cluster.Cluster{} }, nil},
 		{"EDS", resource.EndpointType, func() proto.Message { return &endpoint.ClusterLoadAssignment{} }, []string{
 			"outbound|20882|blue|" + demoHost, "outbound|20882|green|" + demoHost, "outbound|20882||" + demoHost}},
+		{"EDS-place", resource.EndpointType, func() proto.Message { return &endpoint.ClusterLoadAssignment{} }, []string{ // for a node at cn/hz/a
+			"outbound|20882|blue|" + demoHost, "outbound|20882|green|" + demoHost, "outbound|20882||" + demoHost}},
 		{"RDS", resource.RouteType, func() proto.Message { return &route.RouteConfiguration{} }, []string{"http_proxy"}},
 	} {
 		t.Run(tt.file, func(t *testing.T) {
+			c := c
+			if tt.file == "EDS-place" {
+				c = openStream(t, address, nodeOf(t, "cn/hz/a"))
+			}
 			c.ask(tt.typeURL, tt.names...)
 			ours := []any{}
 			for _, a := range c.next().Resources {
@@ -95,7 +101,7 @@ func TestLikeIstiod(t *testing.T) {
 			}
 			only := []string{"alt_stat_name", "filters", "services", "decorator", "max_grpc_timeout", "max_direct_response_body_size_bytes",
 				"trace_sampled", "disable_shadow_host_suffix_append", "initial_fetch_timeout", "envoy.transport_socket_match", "workload", "metadata_of_endpoint"}
-			if tt.file == "EDS" {
+			if tt.typeURL == resource.EndpointType {
 				only = append(only, "metadata")
 			}
 			a, _ := json.MarshalIndent(drop(any(ours), only...), "", " ")

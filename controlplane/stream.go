@@ -41,8 +41,13 @@ func (s *Server) stream(rpc grpc.ServerStream, delta bool) error {
 	if err != nil {
 		return err
 	}
-	defer s.nodes.close(n)
-	n.state, n.send = s.state, rpc.SendMsg
+	n.state, n.send, n.epoch = s.state, rpc.SendMsg, s.state.epoch.Load()
+	defer func() {
+		s.nodes.close(n)
+		for _, sub := range n.subs {
+			s.state.leave(sub.group)
+		}
+	}()
 	requests, ended := make(chan *request), make(chan struct{})
 	go func() {
 		defer close(ended)
@@ -72,6 +77,9 @@ func (s *Server) stream(rpc grpc.ServerStream, delta bool) error {
 		case <-ended:
 			return nil
 		}
+		if err := n.regroup(); err != nil {
+			return err
+		}
 		if err := n.push(rpc.Context()); err != nil {
 			return err
 		}
@@ -92,11 +100,11 @@ func (n *node) take(r *request) error {
 		if len(n.subs) == maxTypes {
 			return status.Error(codes.ResourceExhausted, "too many types")
 		}
-		table, err := n.state.table(r.typeURL, n.from)
+		table, group, err := n.state.table(r.typeURL, n.from)
 		if err != nil {
 			return status.Error(codes.InvalidArgument, err.Error())
 		}
-		s = &subscription{table: table, delta: n.Delta, names: noNames, all: true}
+		s = &subscription{table: table, group: group, delta: n.Delta, names: noNames, all: true}
 		s.legacy = table != nil && table.whole
 		n.subs[r.typeURL] = s
 	}
@@ -176,12 +184,37 @@ func (s *subscription) updated(r *request, p *nameLists, first bool) {
 	}
 }
 
+// regroup looks for the groups of the node again, when rules tell nodes apart by
+// something else than before.
+func (n *node) regroup() error {
+	epoch := n.state.epoch.Load()
+	if n.epoch == epoch {
+		return nil
+	}
+	for typeURL, s := range n.subs {
+		if s.group == nil {
+			continue
+		}
+		table, group, err := n.state.table(typeURL, n.from)
+		if err != nil {
+			return status.Error(codes.InvalidArgument, err.Error())
+		}
+		if table != s.table {
+			s.move(table)
+		}
+		n.state.leave(s.group)
+		s.group = group
+	}
+	n.epoch = epoch
+	return nil
+}
+
 // push sends what there is to send.
 func (n *node) push(ctx context.Context) error {
 	for _, bury := range []bool{false, true} {
 		for i, typeURL := range order {
 			s := n.subs[typeURL]
-			if s == nil || s.waiting || bury && n.behind(order[i+1:]) {
+			if s == nil || s.table == nil || s.waiting || bury && n.behind(order[i+1:]) {
 				continue
 			}
 			a, err := s.table.next(s, bury)

@@ -198,7 +198,8 @@ func (t *table) since(seq uint64, s *subscription) []string {
 
 // subscription is what one stream has asked for of one type, and what it was told.
 type subscription struct {
-	table    *table
+	table    *table // nil: the type is not served
+	group    *group // that it belongs to; nil: all nodes have the same
 	delta    bool
 	wildcard bool
 	legacy   bool   // nothing was ever asked for by name: all
@@ -337,6 +338,51 @@ func (t *table) fill(a *answer, id chunkID, shared bool, list []string) {
 	}
 	t.chunks[id] = chunk{bytes, len(parts)}
 	a.parts = append(a.parts[:len(a.parts)-len(parts)], bytes)
+}
+
+// clone is a table of its own with the same resources.
+func (t *table) clone() *table {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := newTable(t.typeURL, t.whole)
+	c.seq, c.sum, c.floor = 1, t.sum, 1
+	for name, e := range t.entries {
+		c.entries[name] = slot{e.entry, 1}
+	}
+	return c
+}
+
+// move has a node follow another table: it is sent what differs.
+func (s *subscription) move(to *table) {
+	from := s.table
+	s.table = to
+	if s.all {
+		return
+	}
+	from.mu.Lock()
+	knows := map[string]string{}
+	for name, e := range from.entries {
+		if s.wants(name) {
+			knows[name] = e.version
+		}
+	}
+	for _, name := range append(from.since(s.told, s), from.since(s.buried, s)...) {
+		knows[name] = "" // not as it is
+	}
+	from.mu.Unlock()
+	to.mu.Lock()
+	defer to.mu.Unlock()
+	for name, e := range to.entries {
+		if s.wants(name) && knows[name] != e.version {
+			s.fresh = append(s.fresh, name)
+		}
+	}
+	for name := range knows {
+		if _, there := to.entries[name]; !there {
+			s.fresh = append(s.fresh, name)
+		}
+	}
+	s.told, s.buried = to.seq, to.seq
 }
 
 // at is the number of the last change.

@@ -24,12 +24,11 @@ import (
 
 // serving are the flags of the commands that follow registries and serve xDS.
 type serving struct {
-	registries            []string
-	listen, admin         string
-	cert, key, clientCA   string
-	hold                  time.Duration
-	logLevel, logFormat   string
-	openListen, openAdmin net.Listener
+	registries          []string
+	listen, admin       string
+	cert, key, clientCA string
+	hold                time.Duration
+	logLevel, logFormat string
 }
 
 func (s *serving) flags(cmd *cobra.Command, listen, admin string) {
@@ -56,55 +55,82 @@ func (s *serving) tls() (*controlplane.TLS, error) {
 	return &controlplane.TLS{Cert: s.cert, Key: s.key, ClientCA: s.clientCA}, nil
 }
 
-// run opens the registries and listeners, and runs serve with them until a signal.
-func (s *serving) run(cmd *cobra.Command, serve func(ctx context.Context, log *slog.Logger, registries []catalog.Named) error) error {
-	var level slog.LevelVar
-	if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
-		return usageError{fmt.Errorf("--log-level: %w", err)}
+// server is what the two commands run.
+type server interface {
+	Run(ctx context.Context, listen, admin net.Listener) error
+}
+
+// command is one of the two: it opens the registries and listeners, and runs what
+// open makes of them until a signal.
+func (s *serving) command(cmd *cobra.Command, listen, admin string, open func(registries []catalog.Named, t *controlplane.TLS, log *slog.Logger) (server, error)) {
+	s.flags(cmd, listen, admin)
+	cmd.Args = usage(cobra.NoArgs)
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		t, err := s.tls()
+		if err != nil {
+			return err
+		}
+		var level slog.LevelVar
+		if err := level.UnmarshalText([]byte(s.logLevel)); err != nil {
+			return usageError{fmt.Errorf("--log-level: %w", err)}
+		}
+		log := logger(cmd.ErrOrStderr(), s.logFormat, &level)
+		clients, named, err := s.open(log)
+		if err != nil {
+			return err
+		}
+		one, err := open(named, t, log)
+		if err != nil {
+			return err
+		}
+		onListen, err := net.Listen("tcp", s.listen)
+		if err != nil {
+			return fmt.Errorf("--listen: %w", err)
+		}
+		var onAdmin net.Listener
+		if s.admin != "" {
+			if onAdmin, err = net.Listen("tcp", s.admin); err != nil {
+				onListen.Close()
+				return fmt.Errorf("--admin: %w", err)
+			}
+		}
+		ctx, stop := untilSignal(cmd.Context(), log, func() {})
+		defer stop()
+		g, ctx := errgroup.WithContext(ctx)
+		for _, r := range clients {
+			g.Go(func() error { return r.Run(ctx) })
+		}
+		log.Info("listening", "xds", onListen.Addr().String(), "admin", s.admin)
+		g.Go(func() error { return one.Run(ctx, onListen, onAdmin) })
+		return g.Wait()
 	}
-	log := logger(cmd.ErrOrStderr(), s.logFormat, &level)
+}
+
+// open makes clients of the registries.
+func (s *serving) open(log *slog.Logger) (clients []registry.Registry, named []catalog.Named, err error) {
 	flags := map[string][]string{"registry": s.registries, "address": {"127.0.0.1"}} // they publish nothing
 	if len(s.registries) == 0 {
 		delete(flags, "registry") // MESHFERRY_REGISTRY
 	}
 	cfg, err := config.Read(flags)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	if len(cfg.Registries) == 0 {
-		return usageError{errors.New("no registry: give --registry or MESHFERRY_REGISTRY")}
+		return nil, nil, usageError{errors.New("no registry: give --registry or MESHFERRY_REGISTRY")}
 	}
-	var named []catalog.Named
-	var all []registry.Registry
 	for _, r := range cfg.Registries {
 		client, err := openReader(r, log.With("registry", r.Name))
 		if err != nil {
-			return fmt.Errorf("registry %s: %w", r.Name, err)
+			return nil, nil, fmt.Errorf("registry %s: %w", r.Name, err)
 		}
 		reader, ok := client.(catalog.Registry)
 		if !ok {
-			return fmt.Errorf("registry %s: %s cannot be listed in this version", r.Name, r.Backend)
+			return nil, nil, fmt.Errorf("registry %s: %s cannot be listed in this version", r.Name, r.Backend)
 		}
-		all, named = append(all, client), append(named, catalog.Named{Name: r.Name, Registry: reader})
+		clients, named = append(clients, client), append(named, catalog.Named{Name: r.Name, Registry: reader})
 	}
-	if s.openListen, err = net.Listen("tcp", s.listen); err != nil {
-		return err
-	}
-	if s.admin != "" {
-		if s.openAdmin, err = net.Listen("tcp", s.admin); err != nil {
-			s.openListen.Close()
-			return err
-		}
-	}
-	ctx, stop := untilSignal(cmd.Context(), log, func() {})
-	defer stop()
-	g, ctx := errgroup.WithContext(ctx)
-	for _, r := range all {
-		g.Go(func() error { return r.Run(ctx) })
-	}
-	log.Info("listening", "xds", s.openListen.Addr().String(), "admin", s.admin)
-	g.Go(func() error { return serve(ctx, log, named) })
-	return g.Wait()
+	return clients, named, nil
 }
 
 // openReader makes a client of a registry that publishes nothing.
@@ -154,22 +180,10 @@ name all of them to the agents. 'meshferry routes check' tells beforehand what
 would be refused. See docs/xds.md.`,
 		Example: `  meshferry control-plane --registry zookeeper://10.0.0.9:2181 --folder /etc/meshferry/routes
   meshferry control-plane --registry zookeeper://10.0.0.9:2181 --folder routes --listen 0.0.0.0:15010 --tls-cert s.pem --tls-key s.key --tls-client-ca ca.pem`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := s.tls()
-			if err != nil {
-				return err
-			}
-			return s.run(cmd, func(ctx context.Context, log *slog.Logger, registries []catalog.Named) error {
-				server, err := controlplane.New(controlplane.Options{Registries: registries, Folder: folder, Hold: s.hold, TLS: t, Log: log})
-				if err != nil {
-					return err
-				}
-				return server.Run(ctx, s.openListen, s.openAdmin)
-			})
-		},
 	}
-	s.flags(cmd, "127.0.0.1:15010", "127.0.0.1:15014")
+	s.command(cmd, "127.0.0.1:15010", "127.0.0.1:15014", func(registries []catalog.Named, t *controlplane.TLS, log *slog.Logger) (server, error) {
+		return controlplane.New(controlplane.Options{Registries: registries, Folder: folder, Hold: s.hold, TLS: t, Log: log})
+	})
 	cmd.Flags().StringVar(&folder, "folder", "", "folder of Istio's resources; empty: none, every service has its default route")
 	return cmd
 }
@@ -185,22 +199,10 @@ have as ServiceEntries, over MCP-over-xDS (configSources of its mesh
 configuration). An outage of a registry takes nothing away. See docs/xds.md.`,
 		Example: `  meshferry adapter --registry zookeeper://10.0.0.9:2181
   # in istiod's mesh configuration:  configSources: [{address: "xds://127.0.0.1:15999"}]`,
-		Args: usage(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			t, err := s.tls()
-			if err != nil {
-				return err
-			}
-			return s.run(cmd, func(ctx context.Context, log *slog.Logger, registries []catalog.Named) error {
-				a, err := adapter.New(adapter.Options{Registries: registries, Namespace: namespace, Hold: s.hold, TLS: t, Log: log})
-				if err != nil {
-					return err
-				}
-				return a.Run(ctx, s.openListen, s.openAdmin)
-			})
-		},
 	}
-	s.flags(cmd, "127.0.0.1:15999", "127.0.0.1:15998")
+	s.command(cmd, "127.0.0.1:15999", "127.0.0.1:15998", func(registries []catalog.Named, t *controlplane.TLS, log *slog.Logger) (server, error) {
+		return adapter.New(adapter.Options{Registries: registries, Namespace: namespace, Hold: s.hold, TLS: t, Log: log})
+	})
 	cmd.Flags().StringVar(&namespace, "namespace", "dubbo", "namespace of the ServiceEntries")
 	return cmd
 }

@@ -64,14 +64,15 @@ mistake.`,
 
 func newRoutesExplain() *cobra.Command {
 	var f format
-	var folder, method string
-	var attachments []string
+	var folder, method, namespace string
+	var attachments, labels []string
 	cmd := &cobra.Command{
 		Use:   "explain SERVICE",
 		Short: "Tell which rule of a folder a call would take",
 		Long: `Tell which rule of a folder a call would take: the routes in their order, why one
 does not fit, and where the first that fits sends the call. SERVICE is
-[group/]interface[:version]; the host by which it is named in the folder is shown.`,
+[group/]interface[:version]; the host by which it is named in the folder is shown.
+Routes with sourceLabels are for callers whose agent has these labels.`,
 		Example: `  meshferry routes explain com.example.GreetService --folder routes --method sayHello --attachment user=jason`,
 		Args:    oneService,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -79,13 +80,13 @@ does not fit, and where the first that fits sends the call. SERVICE is
 			if err != nil {
 				return usageError{err}
 			}
-			values := map[string]string{}
-			for _, a := range attachments {
-				k, v, ok := strings.Cut(a, "=")
-				if !ok || k == "" {
-					return usageError{fmt.Errorf("--attachment wants key=value, not %q", a)}
-				}
-				values[k] = v
+			values, err := pairs("--attachment", attachments)
+			if err != nil {
+				return err
+			}
+			from := controlplane.Caller{Namespace: namespace}
+			if from.Labels, err = pairs("--source-label", labels); err != nil {
+				return err
 			}
 			c, problems, err := controlplane.Check(folder)
 			if err == nil {
@@ -94,7 +95,7 @@ does not fit, and where the first that fits sends the call. SERVICE is
 			if err != nil {
 				return err
 			}
-			e := controlplane.Explain(c, s, method, values)
+			e := controlplane.Explain(c, s, method, values, from)
 			if f == formatJSON {
 				return printJSON(cmd.OutOrStdout(), e)
 			}
@@ -107,7 +108,21 @@ does not fit, and where the first that fits sends the call. SERVICE is
 	cmd.Flags().StringVar(&folder, "folder", ".", "folder of Istio's resources")
 	cmd.Flags().StringVar(&method, "method", "", "method that is called")
 	cmd.Flags().StringArrayVar(&attachments, "attachment", nil, "attachment key=value, repeatable")
+	cmd.Flags().StringArrayVar(&labels, "source-label", nil, "label key=value of the caller's agent (xds.node.labels), repeatable")
+	cmd.Flags().StringVar(&namespace, "source-namespace", "default", "namespace of the caller's agent (xds.node.namespace)")
 	return cmd
+}
+
+func pairs(flag string, list []string) (map[string]string, error) {
+	values := map[string]string{}
+	for _, one := range list {
+		k, v, ok := strings.Cut(one, "=")
+		if !ok || k == "" {
+			return nil, usageError{fmt.Errorf("%s wants key=value, not %q", flag, one)}
+		}
+		values[k] = v
+	}
+	return values, nil
 }
 
 func explainRoutes(p *printer, e controlplane.Explanation) {
@@ -131,6 +146,10 @@ func explainRoutes(p *printer, e controlplane.Explanation) {
 	}
 	p.table([]string{"ROUTE", "RESULT"}, rows)
 	p.line("")
+	if len(e.Others) > 0 {
+		p.line("Only for other callers: %s", visible(strings.Join(e.Others, "; ")))
+		p.line("")
+	}
 	switch {
 	case !e.Taken:
 		p.line("No route fits: the call would fail.")

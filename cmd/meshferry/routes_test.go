@@ -40,7 +40,7 @@ func TestRoutesCheck(t *testing.T) {
 		code                       int
 	}{
 		{"good", demoRoutes, "", "", 0},
-		{"warning", strings.Replace(demoRoutes, "  http:", "  exportTo: [.]\n  http:", 1), file + ":6: warning: spec.exportTo: no effect: every node is sent the same\n", "", 0},
+		{"warning", strings.Replace(demoRoutes, "  http:", "  exportTo: [.]\n  http:", 1), file + ":6: warning: spec.exportTo: no effect: it holds for every node\n", "", 0},
 		{"mistake", strings.Replace(demoRoutes, "weight: 75", "wieght: 75", 1), file + `:13: spec.http[1].route[0].wieght: unknown field (did you mean "weight"?)` + "\n", "meshferry: the folder would be refused: 1 mistakes\n", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

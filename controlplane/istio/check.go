@@ -29,10 +29,19 @@ type checker struct {
 	c          *Config
 	fail, warn report
 	rules      map[string]Object[*networking.DestinationRule] // by host
+	ports      map[uint32]bool                                // that services have
 }
 
+// meshPort is that of services that registries have.
+const meshPort = 20882
+
 func check(c *Config, fail, warn report) {
-	k := &checker{c: c, fail: fail, warn: warn, rules: map[string]Object[*networking.DestinationRule]{}}
+	k := &checker{c: c, fail: fail, warn: warn, rules: map[string]Object[*networking.DestinationRule]{}, ports: map[uint32]bool{meshPort: true}}
+	for _, o := range c.ServiceEntries {
+		for _, p := range o.Spec.Ports {
+			k.ports[p.GetNumber()] = true
+		}
+	}
 	for _, o := range c.DestinationRules {
 		k.destinationRule(o)
 	}
@@ -98,7 +107,11 @@ func (k *checker) destinationRule(o Object[*networking.DestinationRule]) {
 			k.warn(o.at(path), "spec."+path, "subset %q has no labels: it is all endpoints", s.Name)
 		}
 		seen[s.Name] = true
-		k.policy(s.TrafficPolicy, path+".trafficPolicy", o.at)
+		own := s.TrafficPolicy
+		if own != nil && own.OutlierDetection == nil && o.Spec.TrafficPolicy.GetOutlierDetection() != nil { // it is that of the rule
+			own = &networking.TrafficPolicy{LoadBalancer: own.LoadBalancer, ConnectionPool: own.ConnectionPool, OutlierDetection: o.Spec.TrafficPolicy.OutlierDetection, PortLevelSettings: own.PortLevelSettings}
+		}
+		k.policy(own, path+".trafficPolicy", o.at)
 	}
 }
 
@@ -117,6 +130,16 @@ func (k *checker) policy(p *networking.TrafficPolicy, path string, at func(strin
 	if p.GetLoadBalancer().GetSimple() == networking.LoadBalancerSettings_PASSTHROUGH {
 		k.fail(at(path+".loadBalancer.simple"), "spec."+path+".loadBalancer.simple", "PASSTHROUGH is not possible: a Dubbo call has no address of its own")
 	}
+	k.locality(p, path+".loadBalancer.localityLbSetting", at)
+	for i, one := range p.GetPortLevelSettings() {
+		port := fmt.Sprintf("%s.portLevelSettings[%d]", path, i)
+		if n := one.Port.GetNumber(); n == 0 || n > 65535 {
+			k.fail(at(port+".port"), "spec."+port+".port.number", "%d: want 1 to 65535", n)
+		} else if !k.ports[n] {
+			k.warn(at(port+".port"), "spec."+port+".port.number", "no effect: services have port %d", meshPort)
+		}
+		k.policy(&networking.TrafficPolicy{LoadBalancer: one.LoadBalancer, ConnectionPool: one.ConnectionPool, OutlierDetection: one.OutlierDetection}, port, at)
+	}
 	if tcp := p.GetConnectionPool().GetTcp(); tcp != nil {
 		atMost("connectionPool.tcp.maxConnections", tcp.MaxConnections, 1<<31-1)
 		k.duration(tcp.ConnectTimeout, path+".connectionPool.tcp.connectTimeout", at)
@@ -133,6 +156,52 @@ func (k *checker) policy(p *networking.TrafficPolicy, path string, at func(strin
 		atMost("outlierDetection.minHealthPercent", od.MinHealthPercent, 100)
 		k.duration(od.Interval, path+".outlierDetection.interval", at)
 		k.duration(od.BaseEjectionTime, path+".outlierDetection.baseEjectionTime", at)
+	}
+}
+
+// locality checks the order of endpoints by their place.
+func (k *checker) locality(p *networking.TrafficPolicy, path string, at func(string) Place) {
+	l := p.GetLoadBalancer().GetLocalityLbSetting()
+	if l == nil {
+		return
+	}
+	bad := func(field, format string, args ...any) {
+		k.fail(at(path+field), "spec."+path+field, format, args...)
+	}
+	if len(l.Distribute) > 0 && len(l.Failover)+len(l.FailoverPriority) > 0 {
+		bad(".distribute", "it cannot stand beside failover or failoverPriority")
+	}
+	for i, d := range l.Distribute {
+		field := fmt.Sprintf(".distribute[%d]", i)
+		if d.From == "" {
+			bad(field+".from", "it is missing: region, region/zone, region/zone/subzone or *")
+		}
+		var sum uint64
+		for _, to := range slices.Sorted(maps.Keys(d.To)) {
+			sum += uint64(d.To[to])
+		}
+		if sum != 100 {
+			bad(field+".to", "the shares sum up to %d: want 100", sum)
+		}
+	}
+	for i, f := range l.Failover {
+		field := fmt.Sprintf(".failover[%d]", i)
+		switch {
+		case f.From == "" || f.To == "":
+			bad(field, "want two regions, from and to")
+		case f.From == f.To:
+			bad(field, "from and to are the same region")
+		case strings.ContainsAny(f.From+f.To, "*/"):
+			bad(field, "want regions alone, without zones and *")
+		}
+	}
+	for i, label := range l.FailoverPriority {
+		if key, _, _ := strings.Cut(label, "="); key == "" {
+			bad(fmt.Sprintf(".failoverPriority[%d]", i), "%q: want a label, or label=value", label)
+		}
+	}
+	if len(l.Failover)+len(l.FailoverPriority) > 0 && p.OutlierDetection == nil && (l.Enabled == nil || l.Enabled.Value) {
+		k.warn(at(path), "spec."+path, "no effect without outlierDetection: nobody would notice that endpoints fail")
 	}
 }
 
@@ -194,7 +263,8 @@ func (k *checker) route(r *networking.HTTPRoute, path string, at func(string) Pl
 				k.match(group.m[key], path+"."+at2+"."+group.name+"["+key+"]", at)
 			}
 		}
-		if m.Uri == nil && m.Method == nil && len(m.Headers) == 0 && len(m.WithoutHeaders) == 0 && len(m.QueryParams) == 0 && m.Port == 0 {
+		if m.Uri == nil && m.Method == nil && len(m.Headers) == 0 && len(m.WithoutHeaders) == 0 && len(m.QueryParams) == 0 && m.Port == 0 &&
+			len(m.SourceLabels) == 0 && m.SourceNamespace == "" {
 			all = true
 		}
 	}
@@ -228,6 +298,7 @@ func (k *checker) route(r *networking.HTTPRoute, path string, at func(string) Pl
 			bad("retries.attempts", "%d: want 0 or more", r.Retries.Attempts)
 		}
 		k.duration(r.Retries.PerTryTimeout, path+".retries.perTryTimeout", at)
+		k.duration(r.Retries.Backoff, path+".retries.backoff", at)
 	}
 	if d := r.GetFault().GetDelay(); d != nil {
 		k.percent(d.Percentage, path+".fault.delay.percentage", at)
@@ -243,6 +314,14 @@ func (k *checker) route(r *networking.HTTPRoute, path string, at func(string) Pl
 		k.destination(r.Mirror, path+".mirror", at)
 	}
 	k.percent(r.MirrorPercentage, path+".mirrorPercentage", at)
+	if r.Mirror != nil && len(r.Mirrors) > 0 {
+		bad("mirrors", "it cannot stand beside mirror")
+	}
+	for i, m := range r.Mirrors {
+		one := fmt.Sprintf("%s.mirrors[%d]", path, i)
+		k.destination(m.Destination, one+".destination", at)
+		k.percent(m.Percentage, one+".percentage", at)
+	}
 	if r.DirectResponse != nil && (r.DirectResponse.Status < 200 || r.DirectResponse.Status > 599) {
 		bad("directResponse.status", "%d: want 200 to 599", r.DirectResponse.Status)
 	}

@@ -1,6 +1,9 @@
 package istio
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // fields says what Dubbo calls can use of a kind, below spec. A path stands for
 // everything beneath it too.
@@ -11,13 +14,13 @@ type fields struct {
 }
 
 const (
-	everywhere = "every node is sent the same"
+	everywhere = "it holds for every node"
 	notHTTP    = "a Dubbo call is no HTTP request"
 )
 
 var policy = []string{
 	"loadBalancer.simple", "loadBalancer.consistentHash.httpHeaderName", "loadBalancer.consistentHash.ringHash",
-	"loadBalancer.consistentHash.maglev", "loadBalancer.consistentHash.minimumRingSize",
+	"loadBalancer.consistentHash.maglev", "loadBalancer.consistentHash.minimumRingSize", "loadBalancer.localityLbSetting",
 	"connectionPool.tcp.maxConnections", "connectionPool.tcp.connectTimeout", "connectionPool.tcp.idleTimeout", "connectionPool.tcp.tcpKeepalive",
 	"connectionPool.http.http1MaxPendingRequests", "connectionPool.http.http2MaxRequests", "connectionPool.http.maxRetries",
 	"connectionPool.http.maxRequestsPerConnection", "connectionPool.http.idleTimeout",
@@ -26,29 +29,38 @@ var policy = []string{
 	"outlierDetection.maxEjectionPercent", "outlierDetection.minHealthPercent",
 }
 
+// idlePolicy are fields of a policy that have no effect.
+var idlePolicy = map[string]string{
+	"tls":                             "agents do not speak TLS to endpoints yet: calls go in plain text",
+	"loadBalancer.warmupDurationSecs": "warm-up is Dubbo's own, from the provider's timestamp and warmup",
+	"loadBalancer.warmup":             "warm-up is Dubbo's own, from the provider's timestamp and warmup",
+	"retryBudget":                     "the agent has a budget of its own for retries",
+	"connectionPool.tcp.maxConnectionDuration":        "connections stay as long as they are used",
+	"connectionPool.http.maxConcurrentStreams":        notHTTP,
+	"connectionPool.http.http2KeepAlive":              notHTTP + ": see connectionPool.tcp.tcpKeepalive",
+	"connectionPool.http.h2UpgradePolicy":             notHTTP,
+	"connectionPool.http.useClientProtocol":           notHTTP,
+	"outlierDetection.outlierDetectionHttpErrorCodes": "a Dubbo answer has no HTTP status",
+}
+
 var noPolicy = map[string]string{
-	"loadBalancer.localityLbSetting":                     "endpoints are sent with their locality and one priority: " + everywhere,
-	"loadBalancer.warmupDurationSecs":                    "warm-up is Dubbo's own, from the provider's timestamp and warmup",
-	"loadBalancer.warmup":                                "warm-up is Dubbo's own, from the provider's timestamp and warmup",
+	"loadBalancer.zoneAwareLbSetting":                    "use localityLbSetting",
 	"loadBalancer.consistentHash.httpCookie":             "a Dubbo call has no cookies: use httpHeaderName with an attachment",
 	"loadBalancer.consistentHash.useSourceIp":            "the agent's consumers are all on its own host: use httpHeaderName with an attachment",
 	"loadBalancer.consistentHash.httpQueryParameterName": notHTTP + ": use httpHeaderName with an attachment",
-	"connectionPool.http.h2UpgradePolicy":                notHTTP,
-	"connectionPool.http.useClientProtocol":              notHTTP,
 	"outlierDetection.consecutiveErrors":                 "deprecated: use consecutive5xxErrors",
-	"portLevelSettings":                                  "a Dubbo service has one port",
-	"tls":                                                "TLS to providers is not configured here",
+	"proxyProtocol":                                      "providers do not read it",
 	"tunnel":                                             notHTTP,
 }
 
 var kinds = map[string]fields{
 	"VirtualService": {
 		used: []string{"hosts", "http.name", "http.match.name", "http.match.uri", "http.match.ignoreUriCase", "http.match.method", "http.match.headers",
-			"http.match.withoutHeaders", "http.match.queryParams", "http.match.port", "http.match.gateways",
+			"http.match.withoutHeaders", "http.match.queryParams", "http.match.port", "http.match.gateways", "http.match.sourceLabels", "http.match.sourceNamespace",
 			"http.route.destination", "http.route.weight", "http.route.headers.request",
-			"http.timeout", "http.retries.attempts", "http.retries.perTryTimeout", "http.retries.retryOn",
+			"http.timeout", "http.retries.attempts", "http.retries.perTryTimeout", "http.retries.retryOn", "http.retries.backoff", "http.retries.retryIgnorePreviousHosts",
 			"http.fault.delay.fixedDelay", "http.fault.delay.percentage", "http.fault.abort.httpStatus", "http.fault.abort.percentage",
-			"http.mirror", "http.mirrorPercentage", "http.headers.request", "http.directResponse.status", "http.directResponse.body.string", "gateways"},
+			"http.mirror", "http.mirrorPercentage", "http.mirrors", "http.headers.request", "http.directResponse.status", "http.directResponse.body.string", "gateways"},
 		ignored: map[string]string{
 			"exportTo":                           everywhere,
 			"http.corsPolicy":                    "it is for browsers",
@@ -63,10 +75,7 @@ var kinds = map[string]fields{
 			"http.redirect":                     notHTTP,
 			"http.rewrite":                      notHTTP,
 			"http.delegate":                     "write the routes into one VirtualService",
-			"http.mirrors":                      "use mirror: one mirror is possible",
 			"http.mirrorPercent":                "deprecated: use mirrorPercentage",
-			"http.match.sourceLabels":           everywhere + ": use an attachment that the consumer sends",
-			"http.match.sourceNamespace":        everywhere + ": use an attachment that the consumer sends",
 			"http.match.authority":              "the host of a Dubbo call is its service",
 			"http.match.scheme":                 notHTTP,
 			"http.directResponse.body.bytes":    "use string",
@@ -77,13 +86,11 @@ var kinds = map[string]fields{
 		},
 	},
 	"DestinationRule": {
-		used: append(append([]string{"host", "subsets.name", "subsets.labels"}, under("trafficPolicy.", policy)...), under("subsets.trafficPolicy.", policy)...),
-		ignored: map[string]string{
-			"exportTo": everywhere,
-			"trafficPolicy.loadBalancer.localityLbSetting":         noPolicy["loadBalancer.localityLbSetting"],
-			"subsets.trafficPolicy.loadBalancer.localityLbSetting": noPolicy["loadBalancer.localityLbSetting"],
-		},
-		refused: reasons(map[string]string{"workloadSelector": everywhere}, noPolicy, "trafficPolicy.", "subsets.trafficPolicy."),
+		used: slices.Concat([]string{"host", "subsets.name", "subsets.labels", "trafficPolicy.portLevelSettings.port", "subsets.trafficPolicy.portLevelSettings.port"},
+			under("trafficPolicy.", policy), under("trafficPolicy.portLevelSettings.", policy),
+			under("subsets.trafficPolicy.", policy), under("subsets.trafficPolicy.portLevelSettings.", policy)),
+		ignored: reasons(map[string]string{"exportTo": everywhere}, idlePolicy, policies...),
+		refused: reasons(map[string]string{"workloadSelector": everywhere}, noPolicy, policies...),
 	},
 	"ServiceEntry": {
 		used: []string{"hosts", "ports", "resolution", "location", "endpoints.address", "endpoints.ports", "endpoints.labels", "endpoints.locality",
@@ -101,6 +108,8 @@ var kinds = map[string]fields{
 		},
 	},
 }
+
+var policies = []string{"trafficPolicy.", "trafficPolicy.portLevelSettings.", "subsets.trafficPolicy.", "subsets.trafficPolicy.portLevelSettings."}
 
 func under(prefix string, paths []string) []string {
 	all := make([]string, len(paths))

@@ -5,6 +5,8 @@ import (
 	"testing"
 
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	networking "istio.io/api/networking/v1alpha3"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -95,7 +97,6 @@ func TestProblems(t *testing.T) {
 		"unknown field":       {one("http:\n- rout: []"), `a.yaml:7: spec.http[0].rout: unknown field (did you mean "route"?)`},
 		"unknown at the top":  {one("http: [{"+to+"}]") + "spce: {}\n", `a.yaml:7: spce: unknown field (did you mean "spec"?)`},
 		"not for Dubbo":       {one("http:\n- " + to + "\n  redirect: {uri: /x}"), "a.yaml:8: spec.http[0].redirect: not possible: a Dubbo call is no HTTP request"},
-		"not for all nodes":   {one("http:\n- " + to + "\n  match:\n  - sourceLabels: {app: b}"), "a.yaml:9: spec.http[0].match[0].sourceLabels: not possible: every node is sent the same: use an attachment that the consumer sends"},
 		"tcp":                 {one("tcp: []"), "a.yaml:6: spec.tcp: not possible: a route by connection cannot see calls: use http"},
 		"weights over 100":    {one("http:\n- route:\n  - {destination: {host: com.a.foo}, weight: 60}\n  - {destination: {host: com.a.bar}, weight: 60}"), "a.yaml:7: spec.http[0].route: the weights sum up to 120: want 100"},
 		"one weight over 100": {one("http:\n- route:\n  - {destination: {host: com.a.foo},\n     weight: 101}"), "a.yaml:9: spec.http[0].route[0].weight: 101: want 0 to 100"},
@@ -115,13 +116,19 @@ func TestProblems(t *testing.T) {
 		"nowhere":             {one("http: [{name: x}]"), "a.yaml:6: spec.http[0].route: it is missing: where calls go"},
 		"gateway":             {one("http: [{" + to + "}]\ngateways: [mesh, ingress]"), `a.yaml:7: spec.gateways[1]: "ingress": calls come from inside the mesh only: leave it out`},
 		"not reached":         {one("http:\n- " + to + "\n- " + to), "a.yaml:8: warning: spec.http[1]: never reached: spec.http[0] takes every call"},
-		"no effect":           {one("http: [{" + to + "}]\nexportTo: ['.']"), "a.yaml:7: warning: spec.exportTo: no effect: every node is sent the same"},
+		"no effect":           {one("http: [{" + to + "}]\nexportTo: ['.']"), "a.yaml:7: warning: spec.exportTo: no effect: it holds for every node"},
 		"weights below 100":   {one("http:\n- route:\n  - {destination: {host: com.a.foo}, weight: 1}\n  - {destination: {host: com.a.bar}, weight: 1}"), "a.yaml:7: warning: spec.http[0].route: the weights sum up to 2, not 100: shares are in proportion"},
 		"kind":                {"apiVersion: v1\nkind: Service\nmetadata: {name: a}\nspec: {}", `a.yaml:1: kind: Service of "v1" is none of Istio's: want networking.istio.io/v1 and one of VirtualService, DestinationRule, ServiceEntry, WorkloadEntry`},
 		"another of Istio's":  {"apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: a}\nspec: {}", "a.yaml:1: warning: kind: AuthorizationPolicy has no effect on Dubbo calls here"},
 		"no name":             {"apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nspec: {}", "a.yaml:1: metadata.name: it is missing"},
-		"locality":            {rule("trafficPolicy: {loadBalancer: {localityLbSetting: {enabled: true}}}"), "a.yaml:6: warning: spec.trafficPolicy.loadBalancer.localityLbSetting: no effect: endpoints are sent with their locality and one priority: every node is sent the same"},
-		"tls":                 {rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "a.yaml:6: spec.trafficPolicy.tls: not possible: TLS to providers is not configured here"},
+		"locality":            {rule("trafficPolicy: {loadBalancer: {localityLbSetting: {failover: [{from: a, to: b}]}}}"), "a.yaml:6: warning: spec.trafficPolicy.loadBalancer.localityLbSetting: no effect without outlierDetection: nobody would notice that endpoints fail"},
+		"distribute":          {rule("trafficPolicy:\n  loadBalancer:\n    localityLbSetting:\n      distribute:\n      - {from: a, to: {a: 80, b: 30}}"), "a.yaml:10: spec.trafficPolicy.loadBalancer.localityLbSetting.distribute[0].to: the shares sum up to 110: want 100"},
+		"failover":            {rule("trafficPolicy: {outlierDetection: {}, loadBalancer: {localityLbSetting: {failover: [{from: a, to: a}]}}}"), "a.yaml:6: spec.trafficPolicy.loadBalancer.localityLbSetting.failover[0]: from and to are the same region"},
+		"port level":          {rule("trafficPolicy:\n  portLevelSettings:\n  - port: {number: 80}"), "a.yaml:8: warning: spec.trafficPolicy.portLevelSettings[0].port.number: no effect: services have port 20882"},
+		"in a port level":     {rule("trafficPolicy:\n  portLevelSettings:\n  - port: {number: 20882}\n    connectionPool: {tcp: {maxConnections: -1}}"), "a.yaml:9: spec.trafficPolicy.portLevelSettings[0].connectionPool.tcp.maxConnections: -1: want 0 to 2147483647"},
+		"warm-up":             {rule("trafficPolicy: {loadBalancer: {warmupDurationSecs: 10s}}"), "a.yaml:6: warning: spec.trafficPolicy.loadBalancer.warmupDurationSecs: no effect: warm-up is Dubbo's own, from the provider's timestamp and warmup"},
+		"mirrors":             {one("http:\n- " + to + "\n  mirror: {host: com.a.bar}\n  mirrors: [{destination: {host: com.a.bar}}]"), "a.yaml:9: spec.http[0].mirrors: it cannot stand beside mirror"},
+		"tls":                 {rule("trafficPolicy: {tls: {mode: SIMPLE}}"), "a.yaml:6: warning: spec.trafficPolicy.tls: no effect: agents do not speak TLS to endpoints yet: calls go in plain text"},
 		"cookie":              {rule("subsets:\n- name: a\n  labels: {a: b}\n  trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}"), "a.yaml:9: spec.subsets[0].trafficPolicy.loadBalancer.consistentHash.useSourceIp: not possible: the agent's consumers are all on its own host: use httpHeaderName with an attachment"},
 		"enum":                {rule("trafficPolicy: {loadBalancer: {simple: FASTEST}}"), `a.yaml:6: spec.trafficPolicy.loadBalancer.simple: want one of UNSPECIFIED, LEAST_CONN, RANDOM, PASSTHROUGH, ROUND_ROBIN, LEAST_REQUEST, not "FASTEST"`},
 		"subset twice":        {rule("subsets:\n- {name: a, labels: {a: b}}\n- {name: a, labels: {a: c}}"), `a.yaml:8: spec.subsets[1].name: subset "a" is there twice`},
@@ -137,6 +144,32 @@ func TestProblems(t *testing.T) {
 				t.Errorf("got  %v\nwant %s", problems, tt.want)
 			}
 		})
+	}
+}
+
+// Every field of Istio's API is used, or said to have no effect, or refused, with a
+// reason: one that a new version of the API adds fails here.
+func TestEveryField(t *testing.T) {
+	for kind, m := range map[string]protoreflect.ProtoMessage{"VirtualService": &networking.VirtualService{}, "DestinationRule": &networking.DestinationRule{},
+		"ServiceEntry": &networking.ServiceEntry{}, "WorkloadEntry": &networking.WorkloadEntry{}} {
+		f := kinds[kind]
+		var walk func(d protoreflect.MessageDescriptor, path string)
+		walk = func(d protoreflect.MessageDescriptor, path string) {
+			for i := range d.Fields().Len() {
+				fd := d.Fields().Get(i)
+				p := join(path, fd.JSONName())
+				_, ignored := f.ignored[p]
+				_, refused := f.refused[p]
+				switch {
+				case ignored || refused:
+				case !f.isUsed(p):
+					t.Errorf("%s: nothing is said about %s", kind, p)
+				case fd.Kind() == protoreflect.MessageKind && !fd.IsMap() && fd.Message().FullName().Parent() != "google.protobuf":
+					walk(fd.Message(), p)
+				}
+			}
+		}
+		walk(m.ProtoReflect().Descriptor(), "")
 	}
 }
 
