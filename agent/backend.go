@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net"
 	"slices"
 	"time"
@@ -116,7 +117,25 @@ func (a *Agent) open(cfg config.Config, r config.Registry) (*backend, error) {
 }
 
 func (a *Agent) client(r config.Registry, hostID string) (registry.Registry, error) {
-	log := a.log.With("registry", r.Name)
+	return openRegistry(r, hostID, a.log.With("registry", r.Name), &writing{
+		session: session{state.File{Path: a.sessionFile(r.Name)}}, metadata: session{state.File{Path: a.metadataFile(r.Name)}},
+		writes: rate.NewLimiter(writesPerSecond, writesBurst),
+	})
+}
+
+// writing is what a client needs to publish.
+type writing struct {
+	session, metadata session
+	writes            *rate.Limiter
+}
+
+// OpenReader makes a client of a registry that publishes nothing. It does not
+// connect.
+func OpenReader(r config.Registry, log *slog.Logger) (registry.Registry, error) {
+	return openRegistry(r, "reader", log, nil)
+}
+
+func openRegistry(r config.Registry, hostID string, log *slog.Logger, w *writing) (registry.Registry, error) {
 	switch r.Backend {
 	case "zookeeper":
 		o, err := zookeeper.ParseURL(r.URL)
@@ -126,11 +145,10 @@ func (a *Agent) client(r config.Registry, hostID string) (registry.Registry, err
 		if o.User, o.Password, err = r.Credentials(); err != nil {
 			return nil, err
 		}
-		o.HostID = hostID
-		o.Session = session{state.File{Path: a.sessionFile(r.Name)}}
-		o.Writes = rate.NewLimiter(writesPerSecond, writesBurst)
-		o.Metadata = metadata.Fetch
-		o.Log = log
+		if w != nil {
+			o.Session, o.Writes = w.session, w.writes
+		}
+		o.HostID, o.Metadata, o.Log = hostID, metadata.Fetch, log
 		return zookeeper.New(o)
 	case "nacos":
 		o, err := nacos.ParseURL(r.URL)
@@ -140,11 +158,10 @@ func (a *Agent) client(r config.Registry, hostID string) (registry.Registry, err
 		if o.User, o.Password, err = r.Credentials(); err != nil {
 			return nil, err
 		}
-		o.HostID = hostID
-		o.Store = session{state.File{Path: a.metadataFile(r.Name)}}
-		o.Writes = rate.NewLimiter(writesPerSecond, writesBurst)
-		o.Metadata = metadata.Fetch
-		o.Log = log
+		if w != nil {
+			o.Store, o.Writes = w.metadata, w.writes
+		}
+		o.HostID, o.Metadata, o.Log = hostID, metadata.Fetch, log
 		return nacos.New(o)
 	case "local":
 		dir, err := local.ParseURL(r.URL)

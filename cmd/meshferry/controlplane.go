@@ -11,15 +11,12 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/meshferry/meshferry/agent"
 	"github.com/meshferry/meshferry/agent/config"
-	"github.com/meshferry/meshferry/agent/metadata"
 	"github.com/meshferry/meshferry/controlplane"
 	"github.com/meshferry/meshferry/controlplane/adapter"
 	"github.com/meshferry/meshferry/controlplane/catalog"
 	"github.com/meshferry/meshferry/registry"
-	"github.com/meshferry/meshferry/registry/local"
-	"github.com/meshferry/meshferry/registry/nacos"
-	"github.com/meshferry/meshferry/registry/zookeeper"
 )
 
 // serving are the flags of the commands that follow registries and serve xDS.
@@ -120,7 +117,7 @@ func (s *serving) open(log *slog.Logger) (clients []registry.Registry, named []c
 		return nil, nil, usageError{errors.New("no registry: give --registry or MESHFERRY_REGISTRY")}
 	}
 	for _, r := range cfg.Registries {
-		client, err := openReader(r, log.With("registry", r.Name))
+		client, err := agent.OpenReader(r, log.With("registry", r.Name))
 		if err != nil {
 			return nil, nil, fmt.Errorf("registry %s: %w", r.Name, err)
 		}
@@ -131,39 +128,6 @@ func (s *serving) open(log *slog.Logger) (clients []registry.Registry, named []c
 		clients, named = append(clients, client), append(named, catalog.Named{Name: r.Name, Registry: reader})
 	}
 	return clients, named, nil
-}
-
-// openReader makes a client of a registry that publishes nothing.
-func openReader(r config.Registry, log *slog.Logger) (registry.Registry, error) {
-	switch r.Backend {
-	case "zookeeper":
-		o, err := zookeeper.ParseURL(r.URL)
-		if err != nil {
-			return nil, err
-		}
-		if o.User, o.Password, err = r.Credentials(); err != nil {
-			return nil, err
-		}
-		o.HostID, o.Metadata, o.Log = "reader", metadata.Fetch, log
-		return zookeeper.New(o)
-	case "nacos":
-		o, err := nacos.ParseURL(r.URL)
-		if err != nil {
-			return nil, err
-		}
-		if o.User, o.Password, err = r.Credentials(); err != nil {
-			return nil, err
-		}
-		o.HostID, o.Metadata, o.Log = "reader", metadata.Fetch, log
-		return nacos.New(o)
-	case "local":
-		dir, err := local.ParseURL(r.URL)
-		if err != nil {
-			return nil, err
-		}
-		return local.New(local.Options{Dir: dir, HostID: "reader", Log: log})
-	}
-	return nil, fmt.Errorf("no backend %q in this version", r.Backend)
 }
 
 func newControlPlane() *cobra.Command {
