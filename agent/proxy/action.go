@@ -210,7 +210,7 @@ func (c *call) direct() {
 func (d *downstream) edited(frame []byte, a *dubbo.Attachments, err error, r *route.Route, more *route.Changes) []byte {
 	if err == nil {
 		var out []byte
-		if out, err = dubbo.AppendWithEdits(nil, frame, a, edits(a, &r.Attachments, more)); err == nil {
+		if out, err = dubbo.AppendWithEdits(nil, frame, a, edits(a, inOrder(r, more)...)); err == nil {
 			return out
 		}
 	}
@@ -218,7 +218,15 @@ func (d *downstream) edited(frame []byte, a *dubbo.Attachments, err error, r *ro
 	return frame
 }
 
-// edits are the changes of a route and then of its destination, for attachments.
+// inOrder are the changes of a route and of its destination, as they are made.
+func inOrder(r *route.Route, destination *route.Changes) []*route.Changes {
+	if r.DestinationLast {
+		return []*route.Changes{&r.Attachments, destination}
+	}
+	return []*route.Changes{destination, &r.Attachments}
+}
+
+// edits are changes, one after the other, for attachments.
 func edits(a *dubbo.Attachments, all ...*route.Changes) []dubbo.Edit {
 	var list []dubbo.Edit
 	now := func(key string) (string, bool) { // with the edits so far

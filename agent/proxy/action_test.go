@@ -382,21 +382,27 @@ func TestAttachmentChanges(t *testing.T) {
 	r := to("blue", 1)
 	r.Attachments = route.Changes{Remove: []string{"secret"}, Set: []route.Attachment{
 		{Key: "x", Value: "1"}, {Key: "tag", Value: "b", When: route.Append}, {Key: "there", Value: "no", When: route.IfAbsent}, {Key: "absent", Value: "no", When: route.IfPresent}}}
-	r.Clusters[0].Attachments = route.Changes{Set: []route.Attachment{{Key: "x", Value: "2"}, {Key: "dest", Value: "blue"}}}
-	m.put(t, src, map[string][]string{"blue": {p.addr()}}, nil, r)
-	dial(t, m.outbound).call(req{id: 1, iface: foo, attachments: map[string]string{"secret": "s", "tag": "a", "there": "yes"}})
-	b := <-bodies
-	var f dubbo.Front
-	var a dubbo.Attachments
-	if err := dubbo.ParseFront(dubbo.Hessian2, b[dubbo.HeaderSize:], &f); err != nil {
-		t.Fatal(err)
-	}
-	if err := dubbo.FindAttachments(dubbo.Hessian2, b[dubbo.HeaderSize:], &f, &a); err != nil {
-		t.Fatal(err)
-	}
-	for key, want := range map[string]string{"x": "2", "dest": "blue", "tag": "a,b", "there": "yes", "absent": "", "secret": "", "interface": foo} {
-		if got, _ := a.Lookup(key); string(got) != want {
-			t.Errorf("%s = %q, want %q", key, got, want)
+	r.Clusters[0].Attachments = route.Changes{Set: []route.Attachment{{Key: "x", Value: "2"}, {Key: "dest", Value: "blue"}, {Key: "secret", Value: "new"}}}
+	for _, c := range []struct {
+		destinationLast bool
+		x, secret       string
+	}{{false, "1", ""}, {true, "2", "new"}} {
+		r.DestinationLast = c.destinationLast
+		m.put(t, src, map[string][]string{"blue": {p.addr()}}, nil, r)
+		dial(t, m.outbound).call(req{id: 1, iface: foo, attachments: map[string]string{"secret": "s", "tag": "a", "there": "yes"}})
+		b := <-bodies
+		var f dubbo.Front
+		var a dubbo.Attachments
+		if err := dubbo.ParseFront(dubbo.Hessian2, b[dubbo.HeaderSize:], &f); err != nil {
+			t.Fatal(err)
+		}
+		if err := dubbo.FindAttachments(dubbo.Hessian2, b[dubbo.HeaderSize:], &f, &a); err != nil {
+			t.Fatal(err)
+		}
+		for key, want := range map[string]string{"x": c.x, "dest": "blue", "tag": "a,b", "there": "yes", "absent": "", "secret": c.secret, "interface": foo} {
+			if got, _ := a.Lookup(key); string(got) != want {
+				t.Errorf("destination last %v: %s = %q, want %q", c.destinationLast, key, got, want)
+			}
 		}
 	}
 }

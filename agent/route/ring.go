@@ -88,11 +88,11 @@ func newMaglev(endpoints []*Endpoint, weights []uint32, size int) *ring {
 	for _, w := range weights {
 		most = max(most, w)
 	}
-	if most == 0 || size < len(endpoints) || size > mostPoints || size < 3 {
-		if most == 0 {
-			return nil
-		}
-		size = maglevLen
+	if most == 0 {
+		return nil
+	}
+	if size < max(3, len(endpoints)) || size > mostPoints || !isPrime(size) {
+		size = maglevLen // where the size is no prime some places are never reached
 	}
 	const free = 1<<16 - 1
 	r := &ring{table: make([]uint16, size)}
@@ -131,6 +131,15 @@ func newMaglev(endpoints []*Endpoint, weights []uint32, size int) *ring {
 		}
 	}
 	return r
+}
+
+func isPrime(n int) bool {
+	for d := 2; d*d <= n; d++ {
+		if n%d == 0 {
+			return false
+		}
+	}
+	return n > 1
 }
 
 // pickRing walks from the key's place to the first endpoint that may be used, nil

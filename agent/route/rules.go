@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -260,6 +261,7 @@ func (x *ruleState) cluster(name string) *ruleCluster {
 	c := x.clusters[name]
 	if c == nil {
 		c = &ruleCluster{state: &clusterState{name: name, hosts: map[string]*host{}, wake: func() { x.wake() }}}
+		c.state.turn.Store(rand.Uint64N(maxSchedule)) // not every agent begins with the first endpoint
 		x.clusters[name] = c
 	}
 	return c

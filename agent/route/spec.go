@@ -95,6 +95,9 @@ type RouteRule struct {
 	Fault       Fault         // envoy.filters.http.fault
 	Mirrors     []Mirror      // request_mirror_policies
 	Attachments Changes       // request_headers_to_add, request_headers_to_remove of the route and of what encloses it
+	// DestinationLast: the changes of a destination are made after Attachments, so that
+	// they win (most_specific_header_mutations_wins). Otherwise before.
+	DestinationLast bool
 
 	// Unsupported is what of the route cannot be honoured, one line each.
 	Unsupported []string
@@ -169,7 +172,7 @@ type ArgumentMatch struct {
 type WeightedCluster struct {
 	Cluster     string
 	Weight      uint32  // share of the sum; 0: never chosen
-	Attachments Changes // of this destination, after those of the route
+	Attachments Changes // of this destination; RouteRule.DestinationLast has the order
 }
 
 // Changes are made to the attachments of a request: first removed, then set, in
@@ -273,7 +276,7 @@ type ClusterSpec struct {
 	Policy  Policy
 	Choices int      // with LeastRequest: among how many it chooses (choice_count), at most MostChoices; 0: 2
 	Ring    RingSize // with RingHash
-	Table   int      // with Maglev: maglev_lb_config.table_size, a prime; 0: 65537
+	Table   int      // with Maglev: maglev_lb_config.table_size; 0, or no prime: 65537
 
 	// Resolve: the endpoints' hosts may be names, looked up this often (STRICT_DNS,
 	// dns_refresh_rate) by package resolve before the router sees them. 0: they are
@@ -360,8 +363,11 @@ type Outlier struct {
 	Interval            time.Duration // 0: 10 s
 	BaseEjection        time.Duration // base_ejection_time, times the ejections so far; 0: 30 s
 	MaxEjection         time.Duration // max_ejection_time; 0: 300 s, at least BaseEjection
-	MaxEjectionPercent  uint32        // of the endpoints; one may always be ejected; 100: all
-	SuccessRate         bool          // enforcing_success_rate above 0
+	Jitter              time.Duration // max_ejection_time_jitter: at most so much longer, at random
+	MaxEjectionPercent  uint32        // of the endpoints; 100: all
+	AlwaysOne           bool          // always_eject_one_host: one may be ejected whatever MaxEjectionPercent says
+	SuccessRate         bool          // enforcing_success_rate above 0; with Split of remote errors only
+	LocalSuccessRate    bool          // enforcing_local_origin_success_rate above 0; of local errors, with Split
 	SuccessRateHosts    int           // success_rate_minimum_hosts; 0: 5
 	SuccessRateRequests int           // success_rate_request_volume, in Interval; 0: 100
 	SuccessRateFactor   float64       // success_rate_stdev_factor, as 1.9; 0: 1.9

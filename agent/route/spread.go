@@ -145,11 +145,14 @@ func (f *flattening) priorities(endpoints []*Endpoint) {
 	if total >= 1 || f.spec.PanicPercent == 0 {
 		return
 	}
+	everywhere := true
 	for _, p := range f.list {
-		p.panics = 100*float64(p.healthy) < f.spec.PanicPercent*float64(p.all)
-		if total == 0 { // nobody is left anywhere: by the number of endpoints
-			p.panics = true
-			p.load = float64(p.all) / float64(len(endpoints))
+		p.panics = 100*float64(p.healthy+p.degraded) < f.spec.PanicPercent*float64(p.all)
+		everywhere = everywhere && p.panics
+	}
+	if everywhere { // by the number of endpoints, whatever their health
+		for _, p := range f.list {
+			p.load, p.degradedLoad = float64(p.all)/float64(len(endpoints)), 0
 		}
 	}
 }
@@ -212,7 +215,7 @@ func (f *flattening) divide(p *priority, load float64, endpoints []*Endpoint, ta
 		parts = append(parts, part{taken, weight})
 		sum += weight
 	}
-	if f.spec.LocalityWeighted {
+	if f.spec.LocalityWeighted && !p.panics { // in panic all endpoints are one set
 		for _, l := range p.localities {
 			add(p.byLocality[l], float64(l.Weight))
 		}

@@ -89,6 +89,11 @@ func TestSpread(t *testing.T) {
 		{"no panic with few", plain, "p0:1h9u", []float64{100}},
 		{"panic: nobody is healthy", panics, "p0:2u p1:6u", []float64{25, 75}},
 		{"panic: too few", panics, "p0:10h90u p1:10h90u", []float64{50, 50}},
+		{"panic everywhere: by the number of endpoints", panics, "p0:1h9u p1:2h28u", []float64{25, 75}},
+		{"no panic: degraded ones count", panics, "p0:1h4d5u", []float64{100}},
+		{"panic: too few, with the degraded", panics, "p0:1h3d6u", []float64{100}},
+		{"panic in one level", panics, "p0:6h4u p1:1h9u", []float64{84 / .98, 14 / .98}},
+		{"panic: weights of localities do not count", ClusterSpec{PanicPercent: 50, LocalityWeighted: true}, "p0:1h9u/w1 p0:1h9u/w3", []float64{50, 50}},
 		{"no panic while another level takes over", panics, "p0:1h9u p1:10h", []float64{14, 86}},
 		{"localities by weight", weighted, "p0:2h/w1 p0:2h/w2", []float64{100. / 3, 200. / 3}},
 		{"localities with unhealthy ones", weighted, "p0:100h/w1 p0:50h50u/w2", []float64{100 / 2.4, 140 / 2.4}},
@@ -202,12 +207,52 @@ func TestOutliers(t *testing.T) {
 			}
 			report(cl, 0, R)
 		}
-		// One may always be ejected, however small the cluster is.
-		cl = parts(t, &ClusterSpec{Outlier: &Outlier{Consecutive: 1, MaxEjectionPercent: 10}}, "p0:2h")
-		report(cl, 0, R)
-		report(cl, 1, R)
-		if got := out(cl); got != "0" {
-			t.Errorf("ejected %q", got)
+		for _, c := range []struct {
+			spec  Outlier
+			parts string
+			want  string // of as many as there are, each with an error
+		}{ // the percentage holds after the ejection, too
+			{Outlier{MaxEjectionPercent: 10}, "p0:2h", ""}, {Outlier{MaxEjectionPercent: 10}, "p0:9h", ""}, {Outlier{MaxEjectionPercent: 10}, "p0:10h", "0"},
+			{Outlier{MaxEjectionPercent: 10, AlwaysOne: true}, "p0:2h", "0"}, {Outlier{AlwaysOne: true}, "p0:3h", "0"}, {Outlier{}, "p0:3h", ""},
+			{Outlier{MaxEjectionPercent: 34}, "p0:3h", "0"}, {Outlier{MaxEjectionPercent: 33}, "p0:3h", ""}, {Outlier{MaxEjectionPercent: 67}, "p0:3h", "01"},
+			{Outlier{MaxEjectionPercent: 100}, "p0:3h", "012"}, {Outlier{MaxEjectionPercent: 50}, "p0:1h p1:1h", "0"},
+		} {
+			c.spec.Consecutive = 1
+			cl := parts(t, &ClusterSpec{Outlier: &c.spec}, c.parts)
+			for i := range cl.Endpoints {
+				report(cl, i, R)
+			}
+			if got := out(cl); got != c.want {
+				t.Errorf("%+v of %s: ejected %q, want %q", c.spec, c.parts, got, c.want)
+			}
+		}
+		// The jitter is added to the time, also to the longest.
+		cl = parts(t, &ClusterSpec{Outlier: &Outlier{Consecutive: 1, MaxEjectionPercent: 100, BaseEjection: 10 * time.Second, MaxEjection: 10 * time.Second, Jitter: 5 * time.Second}}, "p0:64h")
+		least, most := time.Hour, time.Duration(0)
+		for i, e := range cl.Endpoints {
+			report(cl, i, R)
+			length := time.Until(e.host.until)
+			least, most = min(least, length), max(most, length)
+		}
+		if least < 10*time.Second || most > 15*time.Second || most-least < time.Second {
+			t.Errorf("ejections from %v to %v, want from 10s to 15s", least, most)
+		}
+		// An interval without an ejection forgives one: the next is shorter again.
+		cl = parts(t, &ClusterSpec{Outlier: &Outlier{Consecutive: 1, MaxEjectionPercent: 100, BaseEjection: 10 * time.Second}}, "p0:2h")
+		h := cl.Endpoints[0].host
+		for i, want := range []time.Duration{10 * time.Second, 20 * time.Second, 10 * time.Second} {
+			report(cl, 0, R)
+			if length := time.Until(h.until); length != want {
+				t.Errorf("ejection %d lasts %v, want %v", i+1, length, want)
+			}
+			for h.ejected.Load() {
+				time.Sleep(time.Second)
+				cl.state.sweep(time.Now())
+			}
+			for range i * 60 {
+				time.Sleep(time.Second)
+				cl.state.sweep(time.Now())
+			}
 		}
 	})
 }
@@ -244,6 +289,34 @@ func TestSuccessRate(t *testing.T) {
 		calls(200, 200)
 		if cl.state.sweep(time.Now()); !cl.Endpoints[0].host.ejected.Load() {
 			t.Error("back before its time")
+		}
+		// With split errors each kind counts for its own rate.
+		for _, c := range []struct {
+			spec    Outlier
+			outcome Outcome
+			ejected bool
+		}{
+			{Outlier{SuccessRate: true}, LocalError, true}, {Outlier{SuccessRate: true, Split: true}, LocalError, false},
+			{Outlier{SuccessRate: true, Split: true, LocalSuccessRate: true}, LocalError, true}, {Outlier{Split: true, LocalSuccessRate: true}, RemoteError, false},
+			{Outlier{Split: true, LocalSuccessRate: true}, LocalError, true}, {Outlier{SuccessRate: true, Split: true}, RemoteError, true},
+		} {
+			c.spec.MaxEjectionPercent = 50
+			cl := parts(t, &ClusterSpec{Outlier: &c.spec}, "p0:6h")
+			cl.state.sweep(time.Now())
+			for range 400 {
+				for i, e := range cl.Endpoints {
+					o := Answered
+					if i == 0 {
+						o = c.outcome
+					}
+					cl.Report(e, o)
+				}
+			}
+			time.Sleep(outlierInterval)
+			cl.state.sweep(time.Now())
+			if got := cl.Endpoints[0].host.ejected.Load(); got != c.ejected {
+				t.Errorf("%+v after %d: ejected %v", c.spec, c.outcome, got)
+			}
 		}
 	})
 }
@@ -312,6 +385,11 @@ func TestConsistentHash(t *testing.T) {
 			if ten.PickBy(hashBytes(fmt.Appendf(nil, "user-%d", key)), nil) == ten.Endpoints[3] {
 				t.Fatalf("%v: an avoided endpoint was picked", policy)
 			}
+		}
+	}
+	for _, size := range []int{65536, 1 << 30, 9, 2} { // no prime, too large, too small: some would never end
+		if r := newMaglev(parts(t, &ClusterSpec{Policy: Maglev}, "p0:5h").Endpoints, []uint32{1, 1, 1, 1, 1}, size); len(r.table) != maglevLen {
+			t.Errorf("table size %d gives %d", size, len(r.table))
 		}
 	}
 	weighted := parts(t, &ClusterSpec{Policy: Maglev}, "p0:2h")

@@ -2,6 +2,7 @@ package route
 
 import (
 	"math"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -51,7 +52,7 @@ type clusterState struct {
 // cluster's name and its address.
 type host struct {
 	remote, gateway, local atomic.Uint32 // errors in a row
-	total, good            atomic.Uint32 // calls in this interval, for the success rate
+	remotely, locally      successes     // in this interval
 	ejected                atomic.Bool
 	panicking              atomic.Bool // its priority panics: ejection does not count
 
@@ -59,6 +60,16 @@ type host struct {
 	until time.Time // of the ejection
 	times int       // ejections, less the intervals since
 	why   string
+}
+
+// successes are the calls of an interval, for the success rate.
+type successes struct{ total, good atomic.Uint32 }
+
+func (s *successes) add(good bool) {
+	s.total.Add(1)
+	if good {
+		s.good.Add(1)
+	}
 }
 
 func (h *host) out() bool { return h.ejected.Load() && !h.panicking.Load() }
@@ -70,13 +81,13 @@ func (c *Cluster) Report(e *Endpoint, o Outcome) {
 		return
 	}
 	h, spec := e.host, c.spec.Outlier
-	if spec.SuccessRate {
-		h.total.Add(1)
+	if spec.SuccessRate && !(spec.Split && o == LocalError) {
+		h.remotely.add(o == Answered)
+	}
+	if spec.LocalSuccessRate && spec.Split {
+		h.locally.add(o != LocalError) // it was reached
 	}
 	if o == Answered {
-		if spec.SuccessRate {
-			h.good.Add(1)
-		}
 		clear := func(n *atomic.Uint32) {
 			if n.Load() != 0 {
 				n.Store(0)
@@ -122,15 +133,15 @@ func (s *clusterState) eject(h *host, why string, now time.Time) bool {
 			out++
 		}
 	}
-	if out > 0 && out*100 >= int(spec.MaxEjectionPercent)*s.size {
-		return false
-	}
-	if out == 0 && spec.MaxEjectionPercent == 0 {
+	if (out+1)*100 > int(spec.MaxEjectionPercent)*s.size && (out > 0 || !spec.AlwaysOne) {
 		return false
 	}
 	h.times++
 	base := spec.base()
 	h.until = now.Add(min(base*time.Duration(h.times), max(base, orElse(spec.MaxEjection, maxEjection))))
+	if spec.Jitter > 0 {
+		h.until = h.until.Add(rand.N(spec.Jitter + 1))
+	}
 	h.why = why
 	h.ejected.Store(true)
 	h.clear()
@@ -160,7 +171,7 @@ func orElse[T comparable](v, otherwise T) T {
 // the end of an interval. It tells whether somebody went or came since the last
 // sweep.
 func (s *clusterState) sweep(now time.Time) bool {
-	if !s.busy.Load() && (s.spec == nil || !s.spec.SuccessRate) { // only the loop writes spec
+	if !s.busy.Load() && (s.spec == nil || !s.spec.SuccessRate && !s.spec.LocalSuccessRate) { // only the loop writes spec
 		return false
 	}
 	changed := s.changed.Swap(false)
@@ -184,7 +195,13 @@ func (s *clusterState) sweep(now time.Time) bool {
 		return changed
 	}
 	s.check = now.Add(interval)
-	low := s.lowest()
+	var low []*host
+	if s.spec.SuccessRate {
+		low = s.lowest(func(h *host) *successes { return &h.remotely })
+	}
+	if s.spec.LocalSuccessRate && s.spec.Split {
+		low = append(low, s.lowest(func(h *host) *successes { return &h.locally })...)
+	}
 	s.mu.Unlock()
 	for _, h := range low {
 		if s.eject(h, "success rate", now) {
@@ -205,15 +222,16 @@ func (s *clusterState) sweep(now time.Time) bool {
 
 // lowest finds the endpoints whose success rate lies further below the mean than
 // the factor times the standard deviation, and begins a new interval. mu is held.
-func (s *clusterState) lowest() (low []*host) {
+func (s *clusterState) lowest(of func(*host) *successes) (low []*host) {
 	type rated struct {
 		*host
 		rate float64
 	}
 	var all []rated
 	for _, h := range s.hosts {
-		total, good := h.total.Swap(0), h.good.Swap(0)
-		if s.spec.SuccessRate && !h.ejected.Load() && int(total) >= orElse(s.spec.SuccessRateRequests, successRequests) {
+		calls := of(h)
+		total, good := calls.total.Swap(0), calls.good.Swap(0)
+		if !h.ejected.Load() && int(total) >= orElse(s.spec.SuccessRateRequests, successRequests) {
 			all = append(all, rated{h, float64(min(good, total)) / float64(total)})
 		}
 	}

@@ -1,6 +1,7 @@
 package xds
 
 import (
+	"math/big"
 	"net"
 	"slices"
 	"strconv"
@@ -206,10 +207,19 @@ func balancing(s *route.ClusterSpec, m *clusterv3.Cluster, n *notes) {
 			n.add("ring_hash_lb_config.hash_function %s is not honoured", r.GetHashFunction())
 		}
 	case clusterv3.Cluster_MAGLEV:
-		s.Policy, s.Table = route.Maglev, size(m.GetMaglevLbConfig().GetTableSize())
+		maglev(s, m.GetMaglevLbConfig().GetTableSize(), n)
 	default:
 		n.add("lb_policy %s is not honoured, calls are shared by least request", p)
 		s.Policy = route.LeastRequest
+	}
+}
+
+// maglev notes a table that Envoy would not take: its size must be a prime.
+func maglev(s *route.ClusterSpec, v *wrapperspb.UInt64Value, n *notes) {
+	s.Policy, s.Table = route.Maglev, size(v)
+	if v != nil && !big.NewInt(int64(s.Table)).ProbablyPrime(0) {
+		n.add("maglev table_size %d is no prime, it is 65537", s.Table)
+		s.Table = 0
 	}
 }
 
@@ -274,7 +284,7 @@ func typedPolicy(s *route.ClusterSpec, c *corev3.TypedExtensionConfig, n *notes)
 		if proto.Unmarshal(a.GetValue(), &p) != nil {
 			return false
 		}
-		s.Policy, s.Table = route.Maglev, size(p.GetTableSize())
+		maglev(s, p.GetTableSize(), n)
 		n.fields(&p, "table_size locality_weighted_lb_config")
 		s.LocalityWeighted = s.LocalityWeighted || p.GetLocalityWeightedLbConfig() != nil
 	case policyURL + "wrr_locality.v3.WrrLocality":
@@ -352,7 +362,10 @@ func outlier(m *clusterv3.OutlierDetection, n *notes) *route.Outlier {
 	o := &route.Outlier{
 		Split: m.GetSplitExternalLocalOriginErrors(), Interval: max(0, m.GetInterval().AsDuration()),
 		BaseEjection: max(0, m.GetBaseEjectionTime().AsDuration()), MaxEjection: max(0, m.GetMaxEjectionTime().AsDuration()),
+		Jitter:              max(0, m.GetMaxEjectionTimeJitter().AsDuration()),
 		MaxEjectionPercent:  or(m.GetMaxEjectionPercent(), 10),
+		AlwaysOne:           m.GetAlwaysEjectOneHost().GetValue(),
+		LocalSuccessRate:    m.GetSplitExternalLocalOriginErrors() && or(m.GetEnforcingLocalOriginSuccessRate(), 100) > 0,
 		SuccessRate:         or(m.GetEnforcingSuccessRate(), 100) > 0,
 		SuccessRateHosts:    int(m.GetSuccessRateMinimumHosts().GetValue()),
 		SuccessRateRequests: int(m.GetSuccessRateRequestVolume().GetValue()),
@@ -369,6 +382,7 @@ func outlier(m *clusterv3.OutlierDetection, n *notes) *route.Outlier {
 	}
 	for name, v := range map[string]*wrapperspb.UInt32Value{
 		"enforcing_consecutive_5xx": m.GetEnforcingConsecutive_5Xx(), "enforcing_success_rate": m.GetEnforcingSuccessRate(),
+		"enforcing_local_origin_success_rate":        m.GetEnforcingLocalOriginSuccessRate(),
 		"enforcing_consecutive_gateway_failure":      m.GetEnforcingConsecutiveGatewayFailure(),
 		"enforcing_consecutive_local_origin_failure": m.GetEnforcingConsecutiveLocalOriginFailure(),
 	} {
@@ -379,10 +393,7 @@ func outlier(m *clusterv3.OutlierDetection, n *notes) *route.Outlier {
 	n.within("outlier_detection.", m, "consecutive_5xx interval base_ejection_time max_ejection_percent enforcing_consecutive_5xx enforcing_success_rate success_rate_minimum_hosts success_rate_request_volume "+
 		"success_rate_stdev_factor consecutive_gateway_failure enforcing_consecutive_gateway_failure split_external_local_origin_errors consecutive_local_origin_failure "+
 		"enforcing_consecutive_local_origin_failure enforcing_local_origin_success_rate failure_percentage_threshold enforcing_failure_percentage enforcing_failure_percentage_local_origin "+
-		"failure_percentage_minimum_hosts failure_percentage_request_volume max_ejection_time always_eject_one_host monitors")
-	if m.GetEnforcingLocalOriginSuccessRate().GetValue() > 0 {
-		n.add("outlier_detection.enforcing_local_origin_success_rate is not honoured")
-	}
+		"failure_percentage_minimum_hosts failure_percentage_request_volume max_ejection_time max_ejection_time_jitter always_eject_one_host monitors")
 	if m.GetEnforcingFailurePercentage().GetValue() > 0 || m.GetEnforcingFailurePercentageLocalOrigin().GetValue() > 0 {
 		n.add("outlier_detection by failure_percentage is not honoured")
 	}

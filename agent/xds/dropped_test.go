@@ -216,7 +216,6 @@ func TestNoFieldOfClustersIsDropped(t *testing.T) {
 		"common_lb_config.override_host_status":                        "of the policy override_host, which is said",
 		"dns_jitter":                                                   "look-ups are spread by up to a tenth anyway",
 		"circuit_breakers.per_host_thresholds.priority":                "Envoy looks at those of DEFAULT alone",
-		"outlier_detection.always_eject_one_host":                      "one may always be ejected",
 		"outlier_detection.failure_percentage_threshold":               "counts when it is enforced, which is said",
 		"outlier_detection.failure_percentage_minimum_hosts":           "counts when it is enforced, which is said",
 		"outlier_detection.failure_percentage_request_volume":          "counts when it is enforced, which is said",

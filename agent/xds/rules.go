@@ -131,6 +131,7 @@ func rule(c *routev3.RouteConfiguration, v *routev3.VirtualHost, r *routev3.Rout
 	levels := []headers{r, v, c}
 	if c.GetMostSpecificHeaderMutationsWins() {
 		slices.Reverse(levels)
+		out.DestinationLast = true
 	}
 	for _, l := range levels {
 		changes(&out.Attachments, l, &n)
@@ -245,7 +246,11 @@ type headers interface {
 }
 
 func changes(out *route.Changes, m headers, n *notes) {
-	out.Remove = append(out.Remove, m.GetRequestHeadersToRemove()...)
+	for _, key := range m.GetRequestHeadersToRemove() {
+		// What an earlier level has set goes, too.
+		out.Set = slices.DeleteFunc(out.Set, func(a route.Attachment) bool { return a.Key == key })
+		out.Remove = append(out.Remove, key)
+	}
 	for _, o := range m.GetRequestHeadersToAdd() {
 		h := o.GetHeader()
 		value := h.GetValue()

@@ -261,8 +261,15 @@ func TestClusters(t *testing.T) {
 		`type: EDS outlier_detection { consecutive_5xx { value: 3 } interval { seconds: 1 } base_ejection_time { seconds: 2 } max_ejection_time { seconds: 9 } max_ejection_percent { value: 100 } enforcing_success_rate {} consecutive_gateway_failure { value: 4 } enforcing_consecutive_gateway_failure { value: 100 } split_external_local_origin_errors: true consecutive_local_origin_failure { value: 6 } success_rate_minimum_hosts { value: 2 } success_rate_request_volume { value: 10 } success_rate_stdev_factor { value: 1500 } enforcing_failure_percentage { value: 1 } }`: {
 			Policy: route.RoundRobin, PanicPercent: 50, Outlier: &route.Outlier{
 				Consecutive: 3, ConsecutiveGateway: 4, ConsecutiveLocal: 6, Split: true, Interval: time.Second, BaseEjection: 2 * time.Second, MaxEjection: 9 * time.Second,
-				MaxEjectionPercent: 100, SuccessRateHosts: 2, SuccessRateRequests: 10, SuccessRateFactor: 1.5,
+				MaxEjectionPercent: 100, SuccessRateHosts: 2, SuccessRateRequests: 10, SuccessRateFactor: 1.5, LocalSuccessRate: true,
 			}, Unsupported: []string{"outlier_detection by failure_percentage is not honoured"},
+		},
+		`type: EDS outlier_detection { max_ejection_time_jitter { seconds: 4 } always_eject_one_host { value: true } detect_degraded_hosts { value: true } enforcing_local_origin_success_rate { value: 7 } }`: {
+			Policy: route.RoundRobin, PanicPercent: 50, Outlier: &route.Outlier{Consecutive: 5, MaxEjectionPercent: 10, SuccessRate: true, Jitter: 4 * time.Second, AlwaysOne: true},
+			Unsupported: []string{"outlier_detection.detect_degraded_hosts is not honoured", "outlier_detection.enforcing_local_origin_success_rate: a part of 100 counts as 100"},
+		},
+		`type: EDS lb_policy: MAGLEV maglev_lb_config { table_size { value: 65536 } } common_lb_config { zone_aware_lb_config { fail_traffic_on_panic: true } }`: {
+			Policy: route.Maglev, PanicPercent: 50, Unsupported: []string{"maglev table_size 65536 is no prime, it is 65537", "zone_aware_lb_config is not honoured"},
 		},
 		`type: EDS health_checks {} lb_subset_config {}`: {Policy: route.RoundRobin, PanicPercent: 50, Unsupported: []string{"health_checks is not honoured", "lb_subset_config is not honoured"}},
 		`type: EDS transport_socket { name: "envoy.transport_sockets.tls" }`: {
