@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
+	"google.golang.org/grpc"
 	"google.golang.org/protobuf/types/known/structpb"
 
 	"github.com/meshferry/meshferry/agent/config"
@@ -58,6 +59,9 @@ func openXDS(cfg config.Config, outbound int, log *slog.Logger) (*xds.Source, er
 			t := xdsclient.TLSFiles{CA: x.TLS.CAFile, Cert: x.TLS.CertFile, Key: x.TLS.KeyFile, ServerName: x.TLS.ServerName}
 			if s.TLS, err = t.Credentials(); err != nil {
 				return nil, fmt.Errorf("xds.tls: %w", err)
+			}
+			if x.TLS.TokenFile != "" {
+				s.DialOptions = append(s.DialOptions, grpc.WithPerRPCCredentials(xdsclient.TokenFile(x.TLS.TokenFile)))
 			}
 		}
 		o.Client.Servers = append(o.Client.Servers, s)

@@ -612,3 +612,27 @@ func TestImpliedVirtualHost(t *testing.T) {
 		c.coherent()
 	})
 }
+
+// A server that may forget: what it leaves out or removes stays, and says why.
+func TestIgnoredDeletions(t *testing.T) {
+	both(t, func(t *testing.T, delta bool) {
+		s := newServer(t, xdstest.Options{})
+		shop(s)
+		var l log
+		o := fast(s)
+		o.Delta, o.Log, o.Servers[0].IgnoreDeletion = delta, l.logger(), true
+		c := start(t, o)
+		c.until("shop", func() bool { return c.has("http_proxy", "shop=blue+green")() && len(c.listen) == 1 })
+		s.Delete(cds, "blue")
+		s.Delete(lds, "127.0.0.1_20881")
+		s.Set(xdstest.Cluster("red"), xdstest.Endpoints("red", "10.0.0.5:1"))
+		c.until("red", c.serves("red", "10.0.0.5"))
+		d := c.eventually("kept", func(d xdsclient.Dump) bool { return resource(d, lds, "127.0.0.1_20881").Kept != "" })
+		if resource(d, cds, "blue").Kept == "" || c.cluster["blue"] == nil || len(c.listen) != 1 || l.count("a deletion of the ADS server is ignored") != 2 {
+			t.Errorf("%v %v\n%s", c.cluster, c.listen, l.b.String())
+		}
+		s.Set(xdstest.Cluster("blue"), xdstest.Endpoints("blue", "10.0.0.6:1"))
+		c.until("blue", c.serves("blue", "10.0.0.6"))
+		c.eventually("not kept any more", func(d xdsclient.Dump) bool { return resource(d, cds, "blue").Kept == "" })
+	})
+}

@@ -599,6 +599,7 @@ func assignment(m *endpointv3.ClusterLoadAssignment) (*Assignment, error) {
 			l.Endpoints = make([]Endpoint, 0, n)
 		}
 		unread(g.GetLedsClusterLocalityConfig() != nil, "leds_cluster_locality_config")
+		//lint:ignore SA1019 it could still be sent
 		unread(g.GetLoadBalancerEndpoints() != nil, "load_balancer_endpoints")
 		var weights uint64
 		for _, e := range g.GetLbEndpoints() {

@@ -16,10 +16,15 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 
 	"github.com/meshferry/meshferry/xdsclient"
 	"github.com/meshferry/meshferry/xdsclient/xdstest"
@@ -238,6 +243,57 @@ func TestTLS(t *testing.T) {
 		c.eventually("refused", func(d xdsclient.Dump) bool { return d.Servers[0].Err != "" })
 		ca.issue(t, "renewed", nil, "")
 		c.until("shop", c.has("http_proxy", "shop=blue+green"))
+	})
+	t.Run("token", func(t *testing.T) {
+		var got atomic.Value
+		s := newServer(t, xdstest.Options{TLS: credentials.NewTLS(plain), ServerOptions: []grpc.ServerOption{
+			grpc.StreamInterceptor(func(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
+				md, _ := metadata.FromIncomingContext(stream.Context())
+				text := strings.Join(md.Get("authorization"), ",")
+				got.Store(text)
+				if text != "Bearer good" {
+					return status.Error(codes.Unauthenticated, "authentication failure")
+				}
+				return next(srv, stream)
+			}),
+		}})
+		shop(s)
+		creds, err := xdsclient.TLSFiles{CA: file("ca.pem")}.Credentials()
+		if err != nil {
+			t.Fatal(err)
+		}
+		var l log
+		o := fast(s)
+		o.Log = l.logger()
+		o.Servers[0].TLS = creds
+		o.Servers[0].DialOptions = []grpc.DialOption{grpc.WithPerRPCCredentials(xdsclient.TokenFile(file("token")))}
+		c := start(t, o)
+		c.eventually("no file", func(d xdsclient.Dump) bool { return strings.Contains(d.Servers[0].Err, "no such file") })
+		write := func(text string) {
+			t.Helper()
+			if err := os.WriteFile(file("token"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("two words")
+		c.eventually("no token", func(d xdsclient.Dump) bool { return strings.Contains(d.Servers[0].Err, "is not a token") })
+		write("bad\n")
+		c.eventually("refused", func(d xdsclient.Dump) bool { return strings.Contains(d.Servers[0].Err, "authentication failure") })
+		if got.Load() != "Bearer bad" || l.count("does not accept who asks") != 3 {
+			t.Errorf("sent %q, logged\n%s", got.Load(), l.b.String())
+		}
+		write("good\n")
+		c.until("shop", c.has("http_proxy", "shop=blue+green"))
+
+		// Not in plain text.
+		bare := newServer(t, xdstest.Options{})
+		o = fast(bare)
+		o.Servers[0].DialOptions = []grpc.DialOption{grpc.WithPerRPCCredentials(xdsclient.TokenFile(file("token")))}
+		c = start(t, o)
+		c.eventually("not sent", func(d xdsclient.Dump) bool { return d.Servers[0].Err != "" })
+		if now, all := bare.Streams(); now+all > 0 {
+			t.Error("a token went out in plain text")
+		}
 	})
 	for name, f := range map[string]xdsclient.TLSFiles{
 		"no CA":      {CA: file("nowhere.pem")},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"google.golang.org/grpc/credentials"
 )
@@ -73,3 +74,24 @@ func (f fileCredentials) ClientHandshake(ctx context.Context, authority string, 
 func (f fileCredentials) Clone() credentials.TransportCredentials {
 	return fileCredentials{f.TransportCredentials.Clone(), f.files}
 }
+
+// TokenFile is a file with a token that is sent with each stream, as "authorization:
+// Bearer …", for grpc.WithPerRPCCredentials in Server.DialOptions. It is read for each
+// stream, and never sent in plain text.
+type TokenFile string
+
+// GetRequestMetadata implements credentials.PerRPCCredentials.
+func (f TokenFile) GetRequestMetadata(context.Context, ...string) (map[string]string, error) {
+	raw, err := os.ReadFile(string(f))
+	if err != nil {
+		return nil, err
+	}
+	token := strings.TrimSpace(string(raw))
+	if token == "" || strings.ContainsAny(token, " \t\r\n") {
+		return nil, fmt.Errorf("%s is not a token", string(f))
+	}
+	return map[string]string{"authorization": "Bearer " + token}, nil
+}
+
+// RequireTransportSecurity implements credentials.PerRPCCredentials.
+func (TokenFile) RequireTransportSecurity() bool { return true }

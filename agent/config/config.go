@@ -123,6 +123,7 @@ type XDS struct {
 type XDSTLS struct {
 	Enabled                   bool
 	CAFile, CertFile, KeyFile string // empty: the system's roots; no certificate
+	TokenFile                 string // empty: no token
 	ServerName                string // empty: the host of the address
 }
 

@@ -63,6 +63,7 @@ func TestErrors(t *testing.T) {
 		{name: "xds mode", file: "xds: {mode: ads}", want: []string{`m.yaml:1: xds.mode: want sidecar, grpc, not "ads"`}},
 		{name: "xds files without tls", file: "xds: {tls: {caFile: /ca}}", want: []string{"m.yaml:1: xds.tls: set enabled: true, or the files are not used"}},
 		{name: "xds half a pair", file: "xds: {tls: {enabled: true, certFile: /c}}", want: []string{"m.yaml:1: xds.tls: a certificate needs its key, and a key its certificate: set certFile and keyFile"}},
+		{name: "xds token in plain text", file: "xds: {tls: {tokenFile: /t}}", want: []string{"m.yaml:1: xds.tls: set enabled: true, or the files are not used"}},
 		{name: "xds label", file: "xds: {node: {labels: [x]}}", want: []string{`m.yaml:1: xds.node.labels: want key=value, not "x"`}},
 		{name: "model", file: "publish: {models: [interfaces]}", want: []string{`m.yaml:1: publish.models: want interface, application, not "interfaces" (did you mean "interface"?)`}},
 		{name: "boolean", file: "protection: {enabled: yes}", want: []string{`m.yaml:1: protection.enabled: want true or false, not "yes"`}},

@@ -293,8 +293,8 @@ func (l *loader) check() {
 	}
 	if t := l.c.XDS.TLS; (t.CertFile == "") != (t.KeyFile == "") {
 		l.fail(cmp.Or(l.where["xds.tls.certFile"], l.where["xds.tls.keyFile"]), "xds.tls: a certificate needs its key, and a key its certificate: set certFile and keyFile")
-	} else if !t.Enabled && (t.CAFile != "" || t.CertFile != "" || t.ServerName != "") {
-		l.fail(cmp.Or(l.where["xds.tls.caFile"], l.where["xds.tls.certFile"], l.where["xds.tls.serverName"]), "xds.tls: set enabled: true, or the files are not used")
+	} else if !t.Enabled && (t.CAFile != "" || t.CertFile != "" || t.TokenFile != "" || t.ServerName != "") {
+		l.fail(cmp.Or(l.where["xds.tls.caFile"], l.where["xds.tls.certFile"], l.where["xds.tls.tokenFile"], l.where["xds.tls.serverName"]), "xds.tls: set enabled: true, or the files are not used")
 	}
 	l.ports()
 	for _, s := range l.c.Static {

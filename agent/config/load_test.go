@@ -90,7 +90,7 @@ func TestWholeFile(t *testing.T) {
 		MeshPorts: []int{20882, 20892},
 		XDS: XDS{
 			Servers: []string{"istiod.example:15012", "192.0.2.9:15012"}, Mode: "grpc", Delta: true, Port: 20890, Listeners: []string{"*"},
-			TLS:  XDSTLS{true, "/etc/ca", "/etc/cert", "/etc/key", "istiod.istio-system.svc"},
+			TLS:  XDSTLS{true, "/etc/ca", "/etc/cert", "/etc/key", "/etc/token", "istiod.istio-system.svc"},
 			Node: XDSNode{"id", "host-1", "dubbo", []string{"app=shop", "zone=a"}, "cn/hz/a"},
 		},
 		Publish:    Publish{[]registry.Model{"application"}},

@@ -62,6 +62,7 @@ func settings() []setting {
 		{"xds.tls.caFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.CAFile }, path)},
 		{"xds.tls.certFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.CertFile }, path)},
 		{"xds.tls.keyFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.KeyFile }, path)},
+		{"xds.tls.tokenFile", "", "", field(func(c *Config) *string { return &c.XDS.TLS.TokenFile }, path)},
 		{"xds.tls.serverName", "", "", field(func(c *Config) *string { return &c.XDS.TLS.ServerName }, text)},
 		{"xds.node.id", "", "", field(func(c *Config) *string { return &c.XDS.Node.ID }, text)},
 		{"xds.node.name", "", "", field(func(c *Config) *string { return &c.XDS.Node.Name }, func(v string) (string, error) { return v, checkName(v) })},
