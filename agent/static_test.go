@@ -1,13 +1,13 @@
 package agent
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	hessian "github.com/apache/dubbo-go-hessian2"
 
@@ -15,6 +15,7 @@ import (
 	"github.com/meshferry/meshferry/agent/proxy/dubbo"
 	"github.com/meshferry/meshferry/registry"
 	"github.com/meshferry/meshferry/registry/local"
+	"github.com/meshferry/meshferry/registry/registrytest"
 )
 
 // registerItself writes to the registry what an application does that was told to
@@ -25,16 +26,6 @@ func registerItself(t *testing.T, c config.Config, urls ...string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
-	eventually(t, "the registry", func() bool { return r.Status().State == registry.Connected })
 	var d registry.Desired
 	for _, text := range urls {
 		u, err := registry.ParseURL(text)
@@ -43,9 +34,7 @@ func registerItself(t *testing.T, c config.Config, urls ...string) {
 		}
 		d.Providers = append(d.Providers, u)
 	}
-	if _, err := r.Apply(t.Context(), d); err != nil {
-		t.Fatal(err)
-	}
+	registrytest.Start(t, r, 10*time.Second).Hold(d)
 }
 
 // stranger is a consumer of another host.

@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/meshferry/meshferry/registry"
+	"github.com/meshferry/meshferry/registry/registrytest"
 )
 
 // lines collects what is logged.
@@ -43,15 +44,7 @@ func run(t *testing.T, o Options) *Registry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- r.Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-ended; err != nil {
-			t.Error(err)
-		}
-	})
+	registrytest.Launch(t, r, 10*time.Second)
 	select {
 	case <-r.Lost():
 	case <-time.After(10 * time.Second):

@@ -34,9 +34,9 @@ const (
 // which the mapping names.
 type reader struct {
 	// Immutable after newReader.
-	r    *Registry
-	wake chan struct{} // capacity 1
-	subs *backend.Subscriptions
+	r      *Registry
+	rounds *backend.Rounds
+	subs   *backend.Subscriptions
 
 	mu     sync.Mutex
 	listen bool // guarded by mu; a mapping has changed
@@ -49,7 +49,6 @@ type reader struct {
 	metadata map[string]*described // by "application/revision"
 	last     map[string]*registry.Endpoints
 	skipped  map[string]struct{} // what was said of instances that cannot be read
-	retry    time.Time           // when to look again; zero: not by itself
 	asking   sync.WaitGroup
 	answers  chan answer // capacity atOnce
 	inFlight int
@@ -71,55 +70,33 @@ type answer struct {
 }
 
 func newReader(r *Registry) *reader {
-	wake := make(chan struct{}, 1)
-	return &reader{r: r, wake: wake, subs: backend.NewSubscriptions(wake), mappings: map[string]string{},
+	rounds := backend.NewRounds()
+	return &reader{r: r, rounds: rounds, subs: backend.NewSubscriptions(rounds.Poke), mappings: map[string]string{},
 		metadata: map[string]*described{}, last: map[string]*registry.Endpoints{}, skipped: map[string]struct{}{}, answers: make(chan answer, atOnce)}
 }
-
-func (r *reader) poke() { backend.Poke(r.wake) }
 
 // mappingsChanged is told that a mapping is not what it was.
 func (r *reader) mappingsChanged() {
 	r.mu.Lock()
 	r.listen = true
 	r.mu.Unlock()
-	r.poke()
+	r.rounds.Poke()
 }
 
 // run reads and delivers until ctx ends.
 func (r *reader) run(ctx context.Context) {
 	defer r.asking.Wait()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.wake:
-		case <-timer.C:
-		case a := <-r.answers:
-			r.answered(a)
+	r.rounds.Run(ctx, func() {
+		for len(r.answers) > 0 {
+			r.answered(<-r.answers)
 		}
-		r.retry = time.Time{}
 		if err := r.pass(ctx); err != nil && ctx.Err() == nil {
-			r.again(time.Now().Add(backend.Jittered(time.Second)))
+			r.rounds.By(time.Now().Add(backend.Jittered(time.Second)))
 			if !errors.Is(err, registry.ErrAway) {
 				r.r.log.Warn("Nacos cannot be read; trying again", "err", err)
 			}
 		}
-		if r.retry.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(r.retry))
-		}
-	}
-}
-
-// again asks for a pass at t, at the latest.
-func (r *reader) again(t time.Time) {
-	if r.retry.IsZero() || t.Before(r.retry) {
-		r.retry = t
-	}
+	})
 }
 
 // pass reads what is missing and delivers what has changed.
@@ -162,10 +139,10 @@ func (r *reader) pass(ctx context.Context) error {
 		}
 	}
 	if next := r.r.services.expire(now); !next.IsZero() {
-		r.again(next)
+		r.rounds.By(next)
 	}
 	if len(subs) > 0 {
-		r.again(now.Add(backend.Jittered(r.r.o.look) + r.r.o.look/4))
+		r.rounds.By(now.Add(backend.Jittered(r.r.o.look) + r.r.o.look/4))
 	}
 
 	used := map[string]struct{}{}
@@ -312,7 +289,7 @@ func (r *reader) describe(ctx context.Context, c *conn, subs map[string]bool) er
 				switch {
 				case d.metadata != nil || d.inFlight:
 				case d.retry.After(now):
-					r.again(d.retry)
+					r.rounds.By(d.retry)
 				default:
 					g.Go(func() error {
 						content, found, err := c.config(ctx, r.r.o.Namespace, revision, escaped(app))
@@ -347,7 +324,7 @@ func (r *reader) learned(ctx context.Context, key string, d *described, app stri
 			return
 		}
 		d.retry = later
-		r.again(later)
+		r.rounds.By(later)
 		return
 	}
 	fetch := r.r.o.Metadata
@@ -374,11 +351,12 @@ func (r *reader) learned(ctx context.Context, key string, d *described, app stri
 			defer cancel()
 			m, err := fetch(ctx, of)
 			r.answers <- answer{key, m, err} // has room for all that are in flight
+			r.rounds.Poke()
 		})
 		return
 	}
 	d.retry = later
-	r.again(later)
+	r.rounds.By(later)
 }
 
 func (r *reader) answered(a answer) {
@@ -443,7 +421,7 @@ func (r *reader) assemble(iface string) *registry.Endpoints {
 			}
 			d := r.metadata[app+"/"+revision]
 			if d == nil {
-				r.poke() // it has come since metadata was looked at
+				r.rounds.Poke() // it has come since metadata was looked at
 				return nil
 			}
 			if d.metadata == nil {

@@ -154,7 +154,7 @@ func (r *Registry) hold(ctx context.Context, server string) error {
 	r.conn = nil
 	r.mu.Unlock()
 	r.services.disconnected()
-	r.reader.poke()
+	r.reader.rounds.Poke()
 	return why
 }
 
@@ -199,7 +199,7 @@ func (r *Registry) use(ctx context.Context, c *conn, ttl time.Duration) error {
 	}
 	r.mu.Unlock()
 	r.log.Info("connected to Nacos", "server", c.server)
-	r.reader.poke()
+	r.reader.rounds.Poke()
 	backend.Poke(r.lost)
 
 	if ttl <= 0 {
@@ -325,7 +325,7 @@ func (r *Registry) changed(lost bool) {
 	if lost {
 		backend.Poke(r.lost)
 	}
-	r.reader.poke()
+	r.reader.rounds.Poke()
 }
 
 // list is one page of the names of a group's services, and how many there are.

@@ -48,7 +48,7 @@ func (r *reader) ask(ctx context.Context, running *sync.WaitGroup) {
 			r.mu.Lock()
 			r.answered[key] = a
 			r.mu.Unlock()
-			backend.Poke(r.wake)
+			r.rounds.Poke()
 		})
 	}
 }

@@ -20,7 +20,7 @@ type reader struct {
 	paths    paths
 	metadata registry.MetadataFunc
 	log      *slog.Logger
-	wake     chan struct{} // capacity 1
+	rounds   *backend.Rounds
 	subs     *backend.Subscriptions
 
 	mu       sync.Mutex
@@ -32,13 +32,12 @@ type reader struct {
 	// Owned by run.
 	cache  map[nodeKey]*cached
 	ifaces map[string]*assembly
-	asking int       // calls of MetadataService in flight
-	retry  time.Time // when to look again; zero: not by itself
+	asking int // calls of MetadataService in flight
 }
 
 func newReader(c *client, p paths, metadata registry.MetadataFunc, log *slog.Logger) *reader {
-	wake := make(chan struct{}, 1)
-	return &reader{client: c, paths: p, metadata: metadata, log: log, wake: wake, subs: backend.NewSubscriptions(wake),
+	rounds := backend.NewRounds()
+	return &reader{client: c, paths: p, metadata: metadata, log: log, rounds: rounds, subs: backend.NewSubscriptions(rounds.Poke),
 		stale: map[string]struct{}{}, answered: map[nodeKey]answer{},
 		cache: map[nodeKey]*cached{}, ifaces: map[string]*assembly{}}
 }
@@ -48,7 +47,7 @@ func (r *reader) changed(path string) {
 	r.mu.Lock()
 	r.stale[path] = struct{}{}
 	r.mu.Unlock()
-	backend.Poke(r.wake)
+	r.rounds.Poke()
 }
 
 // connected is told of each session that can be used, and of its loss. After a
@@ -60,7 +59,7 @@ func (r *reader) connected(yes bool) {
 	r.all = r.all || yes
 	r.mu.Unlock()
 	if yes {
-		backend.Poke(r.wake)
+		r.rounds.Poke()
 	}
 }
 
@@ -68,30 +67,7 @@ func (r *reader) connected(yes bool) {
 func (r *reader) run(ctx context.Context) {
 	var asks sync.WaitGroup
 	defer asks.Wait()
-	timer := time.NewTimer(0)
-	defer timer.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.wake:
-		case <-timer.C:
-		}
-		r.retry = time.Time{}
-		r.pass(ctx, &asks)
-		if r.retry.IsZero() {
-			timer.Stop()
-		} else {
-			timer.Reset(time.Until(r.retry))
-		}
-	}
-}
-
-// again asks for a pass at t, at the latest.
-func (r *reader) again(t time.Time) {
-	if r.retry.IsZero() || t.Before(r.retry) {
-		r.retry = t
-	}
+	r.rounds.Run(ctx, func() { r.pass(ctx, &asks) })
 }
 
 // pass brings every dirty interface up to date and delivers it.
@@ -122,7 +98,7 @@ func (r *reader) pass(ctx context.Context, asks *sync.WaitGroup) {
 			break
 		}
 		if !r.read(ctx, missing) {
-			r.again(time.Now().Add(backend.Jittered(time.Second)))
+			r.rounds.By(time.Now().Add(backend.Jittered(time.Second)))
 			break // what is still dirty is not delivered
 		}
 	}
@@ -181,7 +157,7 @@ func (r *reader) expire() {
 			continue
 		}
 		if n.retry.After(now) {
-			r.again(n.retry)
+			r.rounds.By(n.retry)
 			continue
 		}
 		n.retry = time.Time{}

@@ -89,7 +89,7 @@ func FuzzParse(f *testing.F) {
 func TestSubscriptions(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		changed := make(chan struct{}, 1)
-		s := NewSubscriptions(changed)
+		s := NewSubscriptions(func() { Poke(changed) })
 		ctx, cancel := context.WithCancel(t.Context())
 		fast, slow, ended := make(chan registry.Endpoints), make(chan registry.Endpoints), make(chan error, 2)
 		for _, ch := range []chan registry.Endpoints{fast, slow} {
@@ -135,6 +135,41 @@ func TestSubscriptions(t *testing.T) {
 		<-changed
 		if got := s.Interfaces(); len(got) != 0 {
 			t.Errorf("interfaces %v after the last one left", got)
+		}
+	})
+}
+
+// TestRounds: the first comes at once, further ones when it is said, at the earliest
+// of the times that were asked for.
+func TestRounds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		r, begin := NewRounds(), time.Now()
+		var at []time.Duration
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			r.Run(ctx, func() {
+				at = append(at, time.Since(begin))
+				switch len(at) {
+				case 1:
+					r.By(begin.Add(time.Minute))
+					r.By(begin.Add(time.Second))
+					r.By(begin.Add(time.Hour))
+				case 3:
+					r.By(begin) // in the past
+				}
+			})
+		}()
+		time.Sleep(10 * time.Second)
+		for range 3 { // one round for all
+			r.Poke()
+		}
+		time.Sleep(time.Hour)
+		cancel()
+		<-ended
+		if got, want := fmt.Sprint(at), "[0s 1s 10s 10s]"; got != want {
+			t.Errorf("rounds at %s, want %s", got, want)
 		}
 	})
 }

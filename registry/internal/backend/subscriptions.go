@@ -11,7 +11,7 @@ import (
 // Subscriptions are all calls of Subscribe that run now. A subscriber that is slow
 // gets the latest set, not those between, and holds up nobody.
 type Subscriptions struct {
-	changed chan struct{} // capacity 1: poked when somebody comes or goes
+	changed func() // called when somebody comes or goes; must not block
 
 	mu          sync.Mutex
 	byInterface map[string][]*subscription // guarded by mu
@@ -23,8 +23,8 @@ type subscription struct {
 	last *registry.Endpoints      // guarded by mu of Subscriptions; what was offered last
 }
 
-// NewSubscriptions pokes changed whenever somebody comes or goes.
-func NewSubscriptions(changed chan struct{}) *Subscriptions {
+// NewSubscriptions calls changed whenever somebody comes or goes.
+func NewSubscriptions(changed func()) *Subscriptions {
 	return &Subscriptions{changed: changed, byInterface: map[string][]*subscription{}}
 }
 
@@ -64,7 +64,7 @@ func (s *Subscriptions) Subscribe(ctx context.Context, iface string, ch chan<- r
 	s.mu.Lock()
 	s.byInterface[iface] = append(s.byInterface[iface], one)
 	s.mu.Unlock()
-	Poke(s.changed)
+	s.changed()
 	defer s.leave(iface, one)
 
 	var next, sent *registry.Endpoints
@@ -91,7 +91,7 @@ func (s *Subscriptions) leave(iface string, one *subscription) {
 		delete(s.byInterface, iface)
 	}
 	s.mu.Unlock()
-	Poke(s.changed)
+	s.changed()
 }
 
 // Equal tells whether two sets say the same.
