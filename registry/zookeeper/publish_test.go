@@ -221,7 +221,7 @@ func TestLeftoverTakenOver(t *testing.T) {
 			t.Errorf("%s was not replaced by one transaction", path)
 		}
 	}
-	endSession(t, s.Addr(), &memory{b: must(json.Marshal(document{Session: b.session, Password: b.journal.doc.Password}))})
+	endSession(t, s, &memory{b: must(json.Marshal(document{Session: b.session, Password: b.journal.doc.Password}))})
 }
 
 func must(b []byte, err error) []byte {
