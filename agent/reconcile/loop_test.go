@@ -192,6 +192,9 @@ func TestRegistryGoesAway(t *testing.T) {
 		s.lost <- struct{}{}
 		b.pass(lostJitter)
 		b.state(foo, "pending registry-away")
+		if b.State().Load().InSync {
+			t.Error("in sync with a registry that is away")
+		}
 		if n := len(b.State().Load().Publications[foo.Identity].Advertised); n != 1 {
 			t.Errorf("%d URLs; while a registry is away it most likely keeps what it has", n)
 		}
