@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/meshferry/meshferry/internal/nearest"
 )
 
 // Address is an address of a registry in the form of Dubbo's:
@@ -110,7 +112,8 @@ func (f Form) Parse(text string) (a Address, err error) {
 		case slices.Contains(ofApplications, key) || strings.Contains(key, "."):
 			return a, fmt.Errorf("parameter %q is for applications: leave it out here", key)
 		default:
-			return a, fmt.Errorf("unknown parameter %q; known are %s, backup, username, password", key, strings.Join(f.Params, ", "))
+			known := append(slices.Clone(f.Params), "backup", "username", "password")
+			return a, fmt.Errorf("unknown parameter %q%s; known are %s", key, nearest.DidYouMean(key, known), strings.Join(known, ", "))
 		}
 	}
 	if a.Password != "" && a.User == "" {

@@ -63,6 +63,7 @@ func TestParse(t *testing.T) {
 		"example://h1:1|h2:1":                   "it has several registries: give each an entry of its own",
 		"example://h1:1;example://h2:1":         "it has several registries: give each an entry of its own",
 		"example://h1?nonsense=1":               `unknown parameter "nonsense"; known are group, tls, backup, username, password`,
+		"example://h1?grup=1":                   `unknown parameter "grup" (did you mean "group"?)`,
 		"example://h1?register-mode=instance":   `parameter "register-mode": publish.models says at which levels`,
 		"example://h1?session=60000":            `parameter "session": sessionTimeout says it, with a unit: 15s`,
 		"example://h1?timeout=5":                `parameter "timeout" is for applications: leave it out here`,
