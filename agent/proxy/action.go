@@ -3,6 +3,7 @@ package proxy
 import (
 	"bytes"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"strings"
 	"time"
@@ -96,6 +97,14 @@ func (d *downstream) actParked(c *call, frame []byte) {
 func (d *downstream) resume(c *call, frame []byte, abort bool) {
 	if abort {
 		c.abort()
+		return
+	}
+	now := d.p.now()
+	c.delayed = uint32(min(max(0, now-c.start)/time.Millisecond, math.MaxUint32))
+	// Nobody waits any more for a call whose own time has passed: it is not sent.
+	if c.learnTimeout(frame); now >= c.due() {
+		c.cluster.Stats.Request(1)
+		c.refuse(refusal{reason: route.Deadline, text: "the delay that route " + c.label() + " injects is longer than the time-out", notExecuted: true})
 		return
 	}
 	var a dubbo.Attachments
@@ -409,10 +418,14 @@ func (c *call) due() time.Duration {
 		due = min(c.limit+deadlineGrace, maxDeadline)
 	}
 	if c.route != nil && c.route.Timeout > 0 {
-		due = min(due, c.route.Timeout)
+		due = min(due, c.routed()+c.route.Timeout-c.start)
 	}
 	return c.start + due
 }
+
+// routed is when the time-out of the route began: behind a delay that it injects, as
+// in Envoy, whose fault filter stands before the router.
+func (c *call) routed() time.Duration { return c.start + time.Duration(c.delayed)*time.Millisecond }
 
 // lookFrom is when to look first at a call that is sent now.
 func (c *call) lookFrom(now time.Duration) time.Duration {
@@ -426,7 +439,7 @@ func (c *call) lookFrom(now time.Duration) time.Duration {
 		look = min(look, c.tryDue)
 	}
 	if t := c.route.Timeout; t > 0 {
-		look = min(look, c.start+t)
+		look = min(look, c.routed()+t)
 	}
 	return look
 }

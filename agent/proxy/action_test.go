@@ -301,6 +301,19 @@ func TestFaults(t *testing.T) {
 	if took := time.Since(began); took < 80*time.Millisecond {
 		t.Errorf("came after %v", took)
 	}
+	// The time-out of the route begins behind the delay; that of the caller does not,
+	// and what is late before it is sent is not sent.
+	r.Fault, r.Timeout = route.Fault{DelayShare: route.Million, Delay: 1200 * time.Millisecond}, time.Second
+	m.put(t, src, map[string][]string{"blue": {p.addr()}}, nil, r)
+	c.wantEcho(req{id: 30, iface: foo})
+	r.Fault.Delay = 300 * time.Millisecond
+	m.put(t, src, map[string][]string{"blue": {p.addr()}}, nil, r)
+	calls := p.calls.Load()
+	c.wantRefusal(req{id: 31, iface: foo, attachments: map[string]string{"timeout": "100"}}, 2, "the delay that route to injects")
+	if p.calls.Load() != calls {
+		t.Error("a call that nobody waits for was sent")
+	}
+	r.Timeout = 0
 	r.Fault = route.Fault{AbortShare: route.Million / 4, AbortStatus: 503}
 	m.put(t, src, clusters, nil, r)
 	const n = 1000

@@ -29,6 +29,7 @@ type call struct {
 	keyed         bool   // key counts
 	copied        bool   // a mirror's copy: nobody waits, and nothing is said about its end
 	key           uint32 // of a consistent hash
+	delayed       uint32 // milliseconds, by a fault: the route's time-out begins behind it
 	id            uint64
 	start         time.Duration // p.now()
 	limit         time.Duration // of the subscription or provider URL, 0 when there is none
@@ -147,24 +148,30 @@ const (
 // inbound side only the attachment counts: a consumer may wait longer than the
 // provider's own URL says.
 func (c *call) nextLook() {
-	if !c.looked {
-		c.looked = true
-		if t := c.attachedTimeout(); t > 0 {
-			c.limit = t
-		}
-	}
+	c.learnTimeout(c.retained)
 	if c.look = c.due(); c.tryDue > 0 {
 		c.look = min(c.look, c.tryDue)
 	}
 }
 
-func (c *call) attachedTimeout() time.Duration {
-	if len(c.retained) < dubbo.HeaderSize {
+// learnTimeout reads the time-out attachment, once.
+func (c *call) learnTimeout(frame []byte) {
+	if c.looked {
+		return
+	}
+	c.looked = true
+	if t := c.attachedTimeout(frame); t > 0 {
+		c.limit = t
+	}
+}
+
+func (c *call) attachedTimeout(frame []byte) time.Duration {
+	if len(frame) < dubbo.HeaderSize {
 		return 0
 	}
 	var f dubbo.Front
 	var a dubbo.Attachments
-	body := c.retained[dubbo.HeaderSize:]
+	body := frame[dubbo.HeaderSize:]
 	if dubbo.ParseFront(c.serialization, body, &f) != nil || dubbo.FindAttachments(c.serialization, body, &f, &a) != nil {
 		return 0
 	}

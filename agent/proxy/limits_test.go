@@ -239,3 +239,44 @@ func TestRetryBudget(t *testing.T) {
 		})
 	}
 }
+
+// An endpoint to which no connection is made in the time that the rule gives it is
+// passed over, and connections have the rule's keep-alive.
+func TestConnectTimeout(t *testing.T) {
+	good := serve(t, echo)
+	m, src := ruled(t, Options{DialTimeout: time.Minute})
+	m.consume(t)
+	m.put(t, src, map[string][]string{"blue": {stalled(t), good.addr()}}, func(s *route.ClusterSpec) {
+		s.Policy, s.ConnectTimeout = route.RoundRobin, 50*time.Millisecond
+		s.KeepAlive = route.KeepAlive{Enabled: true, Probes: 4, Idle: 77 * time.Second, Interval: 11 * time.Second}
+	}, to("blue", 1))
+	c := dial(t, m.outbound)
+	for id := range uint64(6) {
+		c.wantEcho(req{id: id, iface: foo})
+	}
+	if n := m.Counters(); n.DialFailures == 0 || n.Retries == 0 {
+		t.Errorf("%d connections failed, %d calls went elsewhere", n.DialFailures, n.Retries)
+	}
+	looked := 0
+	for _, u := range m.upstreamConnections() {
+		u.mu.Lock()
+		raw := u.raw
+		u.mu.Unlock()
+		if raw == nil {
+			continue
+		}
+		looked++
+		if err := raw.Control(func(fd uintptr) {
+			for option, want := range map[int]int{syscall.TCP_KEEPIDLE: 77, syscall.TCP_KEEPINTVL: 11, syscall.TCP_KEEPCNT: 4} {
+				if got, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option); err != nil || got != want {
+					t.Errorf("socket option %d is %d, %v; want %d", option, got, err, want)
+				}
+			}
+		}); err != nil {
+			t.Error(err)
+		}
+	}
+	if looked == 0 {
+		t.Error("no connection stands")
+	}
+}
