@@ -33,8 +33,9 @@ type Node struct {
 // TypeOf is one type of resources on a stream.
 type TypeOf struct {
 	TypeURL   string    `json:"type"`
-	Served    bool      `json:"served"` // this server has such resources
-	Names     int       `json:"names"`  // asked for by name; 0: all
+	Served    bool      `json:"served"`          // this server has such resources
+	Names     int       `json:"names"`           // asked for by name; 0: all
+	Group     string    `json:"group,omitempty"` // of nodes that are sent the same; empty: all, or those that say nothing
 	Responses int       `json:"responses"`
 	Resources int       `json:"resources"` // in the last response
 	Sent      string    `json:"sent"`      // version

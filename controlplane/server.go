@@ -3,19 +3,13 @@ package controlplane
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"sync/atomic"
 	"time"
 
-	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
-	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/keepalive"
 
 	"github.com/meshferry/meshferry/controlplane/catalog"
 	"github.com/meshferry/meshferry/controlplane/istio"
@@ -40,6 +34,7 @@ type Server struct {
 	state   *state
 	nodes   *nodes
 	tls     credentials.TransportCredentials
+	files   map[string][]byte // of the folder, at the start
 
 	ready  atomic.Bool
 	folder atomic.Pointer[Folder]
@@ -48,11 +43,11 @@ type Server struct {
 
 // Folder is how the folder stands.
 type Folder struct {
-	Dir      string         `json:"dir"`
-	Files    int            `json:"files"`
-	Served   time.Time      `json:"served"`            // when what is served was read
-	Refused  string         `json:"refused,omitempty"` // why what is there now is not served
-	Warnings istio.Problems `json:"warnings,omitempty"`
+	Dir      string    `json:"dir"`
+	Files    int       `json:"files"`
+	Served   time.Time `json:"served"`            // when what is served was read
+	Refused  string    `json:"refused,omitempty"` // why what is there now is not served
+	Warnings []string  `json:"warnings,omitempty"`
 }
 
 // Totals are what is served.
@@ -61,10 +56,12 @@ type Totals struct {
 	Endpoints int      `json:"endpoints"`
 	Refused   []string `json:"refused,omitempty"` // services without a host
 	Changes   int      `json:"changes"`           // of the registries, since the start
-	Slowest   time.Duration
+	Slowest   string   `json:"slowest"`           // that any of them took to be made into resources
+	slowest   time.Duration
 }
 
-// New checks the options.
+// New checks the options and reads the folder. One that is wrong is an error, for
+// there is no last good one.
 func New(o Options) (*Server, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
@@ -77,6 +74,11 @@ func New(o Options) (*Server, error) {
 	s.nodes = newNodes(o.Log)
 	s.folder.Store(&Folder{Dir: o.Folder})
 	s.totals.Store(&Totals{})
+	config, err := s.first()
+	if err != nil {
+		return nil, err
+	}
+	s.state.setRules(config)
 	if o.TLS != nil {
 		if s.tls, err = ServerCredentials(*o.TLS, o.Log); err != nil {
 			return nil, err
@@ -86,59 +88,24 @@ func New(o Options) (*Server, error) {
 }
 
 // Run serves xDS on one listener and the admin pages on another, which may be
-// nil, until ctx ends. It closes both. A folder that is wrong at the start is an
-// error, for there is no last good one.
+// nil, until ctx ends. It closes both.
 func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
-	files, config, err := s.first()
-	if err != nil {
-		listen.Close()
-		if admin != nil {
-			admin.Close()
-		}
-		return err
-	}
-	s.state.setRules(config)
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20), grpc.ForceServerCodecV2(codec{}),
 		// A state-of-the-world acknowledgement of 10 000 names has 700 KB.
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	}
-	if s.tls != nil {
-		options = append(options, grpc.Creds(s.tls))
-	}
-	server := grpc.NewServer(options...)
-	g, ctx := errgroup.WithContext(ctx)
-	discovery.RegisterAggregatedDiscoveryServiceServer(server, s)
-	g.Go(func() error {
-		if err := server.Serve(listen); err != nil {
-			return fmt.Errorf("serve xDS: %w", err)
-		}
-		return nil
-	})
-	g.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
-	if admin != nil {
-		web := &http.Server{Handler: s.Admin(), ReadHeaderTimeout: 5 * time.Second}
-		g.Go(func() error {
-			if err := web.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve admin: %w", err)
-			}
-			return nil
-		})
-		g.Go(func() error { <-ctx.Done(); return web.Close() })
 	}
 	views := make(chan delivery)
-	g.Go(func() error {
-		return s.catalog.Run(ctx, func(v *catalog.View, changed []string) {
-			select {
-			case views <- delivery{v, changed}:
-			case <-ctx.Done():
-			}
-		})
-	})
-	g.Go(func() error { s.loop(ctx, files, views); return nil })
-	return g.Wait()
+	return Serve(ctx, s, s.tls, options, s.Admin(), listen, admin,
+		func(ctx context.Context) error {
+			return s.catalog.Run(ctx, func(v *catalog.View, changed []string) {
+				select {
+				case views <- delivery{v, changed}:
+				case <-ctx.Done():
+				}
+			})
+		},
+		func(ctx context.Context) error { s.loop(ctx, views); return nil })
 }
 
 type delivery struct {
@@ -148,8 +115,8 @@ type delivery struct {
 
 // loop owns the state: it takes what registries and folder say, one after the
 // other.
-func (s *Server) loop(ctx context.Context, files map[string][]byte, views <-chan delivery) {
-	f := watched{server: s, files: files, timer: time.NewTimer(time.Hour), poll: cmp.Or(s.o.Poll, pollWatched)}
+func (s *Server) loop(ctx context.Context, views <-chan delivery) {
+	f := watched{server: s, files: s.files, timer: time.NewTimer(time.Hour), poll: cmp.Or(s.o.Poll, pollWatched)}
 	defer f.timer.Stop()
 	changed, unwatched := make(chan struct{}, 1), make(chan error, 1)
 	if s.o.Folder != "" {
@@ -252,7 +219,8 @@ func (s *Server) refuse(err error) {
 }
 
 func (s *Server) count(v *catalog.View, took time.Duration) {
-	t := Totals{Services: len(v.Services), Changes: s.totals.Load().Changes + 1, Slowest: max(took, s.totals.Load().Slowest)}
+	t := Totals{Services: len(v.Services), Changes: s.totals.Load().Changes + 1, slowest: max(took, s.totals.Load().slowest)}
+	t.Slowest = t.slowest.String()
 	for _, svc := range v.Services {
 		t.Endpoints += len(svc.Endpoints)
 	}
@@ -266,15 +234,14 @@ func (s *Server) count(v *catalog.View, took time.Duration) {
 }
 
 // first reads the folder at the start.
-func (s *Server) first() (files map[string][]byte, c *istio.Config, err error) {
+func (s *Server) first() (c *istio.Config, err error) {
 	if s.o.Folder == "" {
-		return nil, &istio.Config{}, nil
+		return &istio.Config{}, nil
 	}
-	if files, err = ReadFolder(s.o.Folder); err != nil {
-		return nil, nil, err
+	if s.files, err = ReadFolder(s.o.Folder); err != nil {
+		return nil, err
 	}
-	c, err = s.parse(files)
-	return files, c, err
+	return s.parse(s.files)
 }
 
 // parse reads files; those that are good will be served.
@@ -283,9 +250,17 @@ func (s *Server) parse(files map[string][]byte) (*istio.Config, error) {
 	if err := problems.Err(); err != nil {
 		return nil, err
 	}
-	s.folder.Store(&Folder{Dir: s.o.Folder, Files: len(files), Served: time.Now(), Warnings: problems})
+	s.folder.Store(&Folder{Dir: s.o.Folder, Files: len(files), Served: time.Now(), Warnings: lines(problems)})
 	for _, p := range problems {
 		s.log.Warn("in the folder", "problem", p.String())
 	}
 	return c, nil
+}
+
+func lines(problems istio.Problems) []string {
+	var list []string
+	for _, p := range problems {
+		list = append(list, p.String())
+	}
+	return list
 }

@@ -204,6 +204,7 @@ func (n *node) regroup() error {
 		}
 		n.state.leave(s.group)
 		s.group = group
+		n.asked(typeURL, s)
 	}
 	n.epoch = epoch
 	return nil
@@ -271,7 +272,10 @@ func (n *node) asked(typeURL string, s *subscription) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	t := n.of(typeURL)
-	t.Names, t.Served = len(s.names.list), s.table != nil
+	t.Names, t.Served, t.Group = len(s.names.list), s.table != nil, ""
+	if s.group != nil {
+		t.Group = s.group.id
+	}
 }
 
 func (n *node) sent(typeURL string, a *answer) {

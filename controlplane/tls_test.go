@@ -20,8 +20,6 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-
-	"github.com/meshferry/meshferry/controlplane/catalog"
 )
 
 // authority signs certificates.
@@ -91,24 +89,7 @@ func TestTLS(t *testing.T) {
 	cert, key := a.issue(dir, 2)
 	ca := filepath.Join(dir, "ca.pem")
 	a.write(ca, "CERTIFICATE", a.cert.Raw)
-	s, err := New(Options{Registries: []catalog.Named{{Name: "main", Registry: newFake(t, demoURL)}}, TLS: &TLS{Cert: cert, Key: key, ClientCA: ca}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Run(ctx, l, nil) }()
-	defer func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}()
-	eventually(t, "ready", s.ready.Load)
+	address, _ := startWith(t, newFake(t, demoURL), Options{TLS: &TLS{Cert: cert, Key: key, ClientCA: ca}})
 	roots := x509.NewCertPool()
 	roots.AddCert(a.cert)
 	ask := func(pair ...tls.Certificate) (serial int64, err error) {
@@ -116,7 +97,7 @@ func TestTLS(t *testing.T) {
 			serial = c.PeerCertificates[0].SerialNumber.Int64()
 			return nil
 		}}
-		conn, err := grpc.NewClient(l.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(config)))
+		conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(credentials.NewTLS(config)))
 		if err != nil {
 			return 0, err
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -22,6 +23,7 @@ import (
 // serving are the flags of the commands that follow registries and serve xDS.
 type serving struct {
 	registries          []string
+	file                string
 	listen, admin       string
 	cert, key, clientCA string
 	hold                time.Duration
@@ -31,6 +33,7 @@ type serving struct {
 func (s *serving) flags(cmd *cobra.Command, listen, admin string) {
 	f := cmd.Flags()
 	f.StringArrayVar(&s.registries, "registry", nil, "registry as [name=]URL, repeatable:\nzookeeper://h1:2181,h2:2181/root, nacos://h1:8848 or local:///directory")
+	f.StringVar(&s.file, "config", "", "YAML file with registries, as the agent's (docs/configuration.md): for user and password;\nits other settings do not count here")
 	f.StringVar(&s.listen, "listen", listen, "where xDS is served")
 	f.StringVar(&s.admin, "admin", admin, "where /readyz, /metrics and /debug are served; empty: nowhere")
 	f.StringVar(&s.cert, "tls-cert", "", "certificate of the server, PEM; read again when it changes")
@@ -109,12 +112,15 @@ func (s *serving) open(log *slog.Logger) (clients []registry.Registry, named []c
 	if len(s.registries) == 0 {
 		delete(flags, "registry") // MESHFERRY_REGISTRY
 	}
+	if s.file != "" {
+		flags["config"] = []string{s.file}
+	}
+	if len(s.registries) == 0 && s.file == "" && os.Getenv("MESHFERRY_REGISTRY") == "" && os.Getenv("MESHFERRY_CONFIG") == "" {
+		return nil, nil, usageError{errors.New("no registry: give --registry zookeeper://host:2181, MESHFERRY_REGISTRY, or --config with registries")}
+	}
 	cfg, err := config.Read(flags)
 	if err != nil {
 		return nil, nil, err
-	}
-	if len(cfg.Registries) == 0 {
-		return nil, nil, usageError{errors.New("no registry: give --registry or MESHFERRY_REGISTRY")}
 	}
 	for _, r := range cfg.Registries {
 		client, err := agent.OpenReader(r, log.With("registry", r.Name))
@@ -145,10 +151,10 @@ would be refused. See docs/xds.md.`,
 		Example: `  meshferry control-plane --registry zookeeper://10.0.0.9:2181 --folder /etc/meshferry/routes
   meshferry control-plane --registry zookeeper://10.0.0.9:2181 --folder routes --listen 0.0.0.0:15010 --tls-cert s.pem --tls-key s.key --tls-client-ca ca.pem`,
 	}
+	cmd.Flags().StringVar(&folder, "folder", "", "folder of Istio's resources; empty: none, every service has its default route")
 	s.command(cmd, "127.0.0.1:15010", "127.0.0.1:15014", func(registries []catalog.Named, t *controlplane.TLS, log *slog.Logger) (server, error) {
 		return controlplane.New(controlplane.Options{Registries: registries, Folder: folder, Hold: s.hold, TLS: t, Log: log})
 	})
-	cmd.Flags().StringVar(&folder, "folder", "", "folder of Istio's resources; empty: none, every service has its default route")
 	return cmd
 }
 
@@ -164,9 +170,9 @@ configuration). An outage of a registry takes nothing away. See docs/xds.md.`,
 		Example: `  meshferry adapter --registry zookeeper://10.0.0.9:2181
   # in istiod's mesh configuration:  configSources: [{address: "xds://127.0.0.1:15999"}]`,
 	}
+	cmd.Flags().StringVar(&namespace, "namespace", "dubbo", "namespace of the ServiceEntries")
 	s.command(cmd, "127.0.0.1:15999", "127.0.0.1:15998", func(registries []catalog.Named, t *controlplane.TLS, log *slog.Logger) (server, error) {
 		return adapter.New(adapter.Options{Registries: registries, Namespace: namespace, Hold: s.hold, TLS: t, Log: log})
 	})
-	cmd.Flags().StringVar(&namespace, "namespace", "dubbo", "namespace of the ServiceEntries")
 	return cmd
 }

@@ -53,7 +53,7 @@ mistake.`,
 				}
 			}
 			if n := len(problems.Errors()); n > 0 {
-				return fmt.Errorf("the folder would be refused: %d mistakes", n)
+				return fmt.Errorf("the folder would be refused; mistakes: %d", n)
 			}
 			return nil
 		},

@@ -41,7 +41,7 @@ func TestRoutesCheck(t *testing.T) {
 	}{
 		{"good", demoRoutes, "", "", 0},
 		{"warning", strings.Replace(demoRoutes, "  http:", "  exportTo: [.]\n  http:", 1), file + ":6: warning: spec.exportTo: no effect: it holds for every node\n", "", 0},
-		{"mistake", strings.Replace(demoRoutes, "weight: 75", "wieght: 75", 1), file + `:13: spec.http[1].route[0].wieght: unknown field (did you mean "weight"?)` + "\n", "meshferry: the folder would be refused: 1 mistakes\n", 1},
+		{"mistake", strings.Replace(demoRoutes, "weight: 75", "wieght: 75", 1), file + `:13: spec.http[1].route[0].wieght: unknown field (did you mean "weight"?)` + "\n", "meshferry: the folder would be refused; mistakes: 1\n", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {

@@ -17,7 +17,6 @@ package adapter
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -30,10 +29,8 @@ import (
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -59,6 +56,7 @@ type Adapter struct {
 	o       Options
 	log     *slog.Logger
 	catalog *catalog.Catalog
+	tls     credentials.TransportCredentials
 
 	mu      sync.Mutex
 	current *snapshot            // guarded by mu; nil until every registry was read
@@ -90,52 +88,22 @@ func New(o Options) (*Adapter, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Adapter{o: o, log: o.Log, catalog: c, changed: make(chan struct{}), istiods: map[*istiod]struct{}{}}, nil
+	a := &Adapter{o: o, log: o.Log, catalog: c, changed: make(chan struct{}), istiods: map[*istiod]struct{}{}}
+	if o.TLS != nil {
+		if a.tls, err = controlplane.ServerCredentials(*o.TLS, o.Log); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
 }
 
 // Run serves istiods on one listener and the admin pages on another, which may be
 // nil, until ctx ends. It closes both.
 func (a *Adapter) Run(ctx context.Context, listen, admin net.Listener) error {
-	options := []grpc.ServerOption{
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-	}
-	if a.o.TLS != nil {
-		creds, err := controlplane.ServerCredentials(*a.o.TLS, a.log)
-		if err != nil {
-			listen.Close()
-			if admin != nil {
-				admin.Close()
-			}
-			return err
-		}
-		options = append(options, grpc.Creds(creds))
-	}
-	server := grpc.NewServer(options...)
-	discovery.RegisterAggregatedDiscoveryServiceServer(server, a)
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error {
-		if err := server.Serve(listen); err != nil {
-			return fmt.Errorf("serve istiod: %w", err)
-		}
-		return nil
-	})
-	g.Go(func() error { <-ctx.Done(); server.Stop(); return nil })
-	if admin != nil {
-		web := &http.Server{Handler: a.admin(), ReadHeaderTimeout: 5 * time.Second}
-		g.Go(func() error {
-			if err := web.Serve(admin); !errors.Is(err, http.ErrServerClosed) {
-				return fmt.Errorf("serve admin: %w", err)
-			}
-			return nil
-		})
-		g.Go(func() error { <-ctx.Done(); return web.Close() })
-	}
-	g.Go(func() error {
+	return controlplane.Serve(ctx, a, a.tls, nil, a.admin(), listen, admin, func(ctx context.Context) error {
 		byHost := map[string]*anypb.Any{}
 		return a.catalog.Run(ctx, func(v *catalog.View, changed []string) { a.deliver(byHost, v, changed) })
 	})
-	return g.Wait()
 }
 
 // deliver brings byHost up to date and tells the streams.

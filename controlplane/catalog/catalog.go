@@ -71,12 +71,12 @@ type Catalog struct {
 
 // Status is how far a registry is followed.
 type Status struct {
-	Name       string
-	Registry   registry.Status
-	Interfaces int  // that are followed
-	Waiting    int  // of these: nothing was heard yet
-	Held       int  // of these: empty sets that are not believed yet
-	Known      bool // the registry was listed
+	Name       string          `json:"name"`
+	Registry   registry.Status `json:"registry"`
+	Interfaces int             `json:"interfaces"` // that are followed
+	Waiting    int             `json:"waiting"`    // of these: nothing was heard yet
+	Held       int             `json:"held"`       // of these: empty sets that are not believed yet
+	Known      bool            `json:"listed"`     // the registry was
 }
 
 type set struct {

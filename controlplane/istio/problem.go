@@ -9,8 +9,8 @@ import (
 
 // Place is where something stands in the folder.
 type Place struct {
-	File string
-	Line int
+	File string `json:"file"`
+	Line int    `json:"line"`
 }
 
 // String is "file:line".
@@ -23,10 +23,10 @@ func (p Place) String() string {
 
 // Problem is something in the folder that is wrong, or that has no effect.
 type Problem struct {
-	Place   Place
-	Warning bool   // the folder can be served all the same
-	Field   string // "spec.http[0].timeout"; may be empty
-	Text    string
+	Place   Place  `json:"place"`
+	Warning bool   `json:"warning"` // the folder can be served all the same
+	Field   string `json:"field"`   // "spec.http[0].timeout"; may be empty
+	Text    string `json:"text"`
 }
 
 // String is one line of a report.
