@@ -2,6 +2,8 @@ package route
 
 import (
 	"fmt"
+	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,6 +100,7 @@ func (s *Snapshot) explainRules(x *Explanation, q Query, entry *Cluster, now tim
 		return
 	}
 	u.rule(found)
+	u.Unsupported = append(u.Unsupported, s.concerning(routes.spec, found.RouteRule)...)
 	if d := found.RouteRule.Timeout; d > 0 && (x.Timeout == "" || d < entry.Timeout(q.Application, []byte(q.Method))) {
 		x.Timeout, x.TimeoutWhy = d.String(), "route"
 	}
@@ -106,6 +109,27 @@ func (s *Snapshot) explainRules(x *Explanation, q Query, entry *Cluster, now tim
 		return
 	}
 	x.split(found, now)
+}
+
+// concerning lists what of the resources behind a route cannot be honoured and is
+// said of no rule: listeners, and refused resources, of which the last good one serves.
+func (s *Snapshot) concerning(spec *RouteSpec, r *RouteRule) (lines []string) {
+	for _, of := range slices.Sorted(maps.Keys(s.general)) {
+		kind, name, _ := strings.Cut(of, " ")
+		concerns := strings.HasPrefix(spec.Name, name+"/") || slices.ContainsFunc(r.Clusters, func(w WeightedCluster) bool { return w.Cluster == name })
+		if strings.EqualFold(kind, "listener") {
+			host, port, err := net.SplitHostPort(name) // those of one service are named so
+			_, isNot := strconv.Atoi(port)
+			concerns = err != nil || isNot != nil || slices.Contains(spec.Hosts, strings.ToLower(host))
+		}
+		if !concerns {
+			continue
+		}
+		for _, line := range s.general[of] {
+			lines = append(lines, of+": "+line)
+		}
+	}
+	return lines
 }
 
 func join2(a, b string) string { return strings.TrimPrefix(strings.TrimSuffix(a+"; "+b, "; "), "; ") }

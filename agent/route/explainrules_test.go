@@ -41,7 +41,8 @@ func TestExplainRules(t *testing.T) {
 				{Region: "r1", Zone: "z2", Priority: 1, Endpoints: []EndpointSpec{{Address: "10.0.1.1:20882"}}}}},
 			"green": {Localities: []LocalitySpec{{Endpoints: []EndpointSpec{{Address: "10.0.0.5:20882", Host: "green.example"}}}},
 				Unsupported: []string{"host green.example cannot be looked up (no such host), its last addresses are used"}}},
-		Unsupported: map[string][]string{"listener 127.0.0.1_20881": {"filter envoy.filters.http.lua"}},
+		Unsupported: map[string][]string{"listener 127.0.0.1_20881": {"filter envoy.filters.http.lua"}, "Cluster green": {"refused, the last good one is used: port 70000"},
+			"Cluster other": {"refused"}, "listener com.a.bar:20882": {"of another service"}, "RouteConfiguration http_proxy": {"refused, the last good one is used: no domains"}},
 	}
 	r.send(u)
 	r.pass(2 * holdRules) // "absent" is missing for long
@@ -56,7 +57,7 @@ func TestExplainRules(t *testing.T) {
 
 	golden(t, "explain-rules-canary", r.snapshot.explain(Query{Service: asked, Method: "sayHello", Attachments: map[string]string{"tag": "gray", "user": "7"}}, r.time))
 	golden(t, "explain-rules-split", r.snapshot.explain(Query{Service: asked, Method: "sayHello", Attachments: map[string]string{"tag": "blue"}}, r.time))
-	want := []string{"cluster blue: subset load balancing", "endpoints of green: host green.example cannot be looked up (no such host), its last addresses are used", "listener 127.0.0.1_20881: filter envoy.filters.http.lua",
+	want := []string{"Cluster green: refused, the last good one is used: port 70000", "Cluster other: refused", "RouteConfiguration http_proxy: refused, the last good one is used: no domains", "cluster blue: subset load balancing", "endpoints of green: host green.example cannot be looked up (no such host), its last addresses are used", "listener 127.0.0.1_20881: filter envoy.filters.http.lua", "listener com.a.bar:20882: of another service",
 		"virtual host http_proxy/com.a.foo:20882: cors", "virtual host http_proxy/com.a.foo:20882: route #2: url rewrite"}
 	if said := r.said(); !slices.Equal(said, want) {
 		t.Errorf("not honoured: %q", said)

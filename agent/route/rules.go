@@ -471,7 +471,7 @@ func (c *compiler) settle(next *Snapshot) {
 	}
 	if x.flaws {
 		x.flaws = false
-		next.unsupported, next.collided = x.allFlaws(), x.collided
+		next.unsupported, next.general, next.collided = x.allFlaws(), x.unsupported, x.collided
 	}
 	for s := range x.due {
 		c.rerouted[s.Interface] = true

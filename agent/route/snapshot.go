@@ -16,6 +16,7 @@ type Snapshot struct {
 	interfaces   index[*ifaceSet]
 	clusters     index[*Cluster]                       // of rules, by name; each as it is without a service
 	unsupported  []flaw                                // what rules say that cannot be honoured, sorted
+	general      map[string][]string                   // of these, what the source as a whole cannot honour, by resource
 	collided     map[registry.Service]registry.Service // services without rules → who has their host
 	inbound      *localSet
 	applications map[string]*Table
