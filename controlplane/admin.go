@@ -101,6 +101,7 @@ var (
 	endpointsDesc = desc("endpoints", "Endpoints that the registries have.")
 	refusedDesc   = desc("services_refused", "Services without a host, because another one has it.")
 	changesDesc   = desc("registry_changes_total", "Changes of the registries that were served.")
+	groupsDesc    = desc("groups", "Kinds of nodes that are sent something else than others, for routes and for endpoints.")
 	folderDesc    = desc("folder_refused", "1 while the folder is wrong and the last good one is served.")
 	registryDesc  = desc("registry_connected", "1 while the registry can be read.", "registry")
 )
@@ -139,6 +140,7 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	gauge(endpointsDesc, float64(totals.Endpoints))
 	gauge(refusedDesc, float64(len(totals.Refused)))
 	counter(changesDesc, totals.Changes)
+	gauge(groupsDesc, float64(c.s.state.kinds()))
 	gauge(folderDesc, flag(c.s.folder.Load().Refused != ""))
 	for _, r := range c.s.catalog.Statuses() {
 		gauge(registryDesc, flag(r.Registry.State == registry.Connected), r.Name)

@@ -79,17 +79,18 @@ func TestSourceLabels(t *testing.T) {
 	has(a, false)
 	has(b, true)
 	has(none, false)
-	if n := len(s.state.groups); n != 1 {
+	if n := s.state.kinds(); n != 1 {
 		t.Errorf("%d groups", n)
+	}
+	for _, n := range s.nodes.list() { // the page tells who is like whom
+		if n.Types[0].Group != "" && n.Address != "" && n.Types[0].Group != "routes 1" {
+			t.Errorf("%+v", n)
+		}
 	}
 	if err := b.stream.CloseSend(); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "left", func() bool {
-		s.state.mu.Lock()
-		defer s.state.mu.Unlock()
-		return len(s.state.groups) == 0
-	})
+	eventually(t, "left", func() bool { return s.state.kinds() == 0 })
 }
 
 // Endpoints are ordered for a node's place, with outlier detection, as an istiod

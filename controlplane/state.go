@@ -285,6 +285,13 @@ func (s *state) leave(g *group) {
 	}
 }
 
+// kinds are how many groups there are beside the base.
+func (s *state) kinds() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.groups)
+}
+
 // table is where a node finds resources of a type, and its group if they depend on
 // one; nil for types that are not served.
 func (s *state) table(typeURL string, n *core.Node) (*table, *group, error) {

@@ -72,6 +72,7 @@ func TestRoutesExplain(t *testing.T) {
 		{[]string{service, "--method", "sayHello", "--attachment", "user=joe"}, []string{
 			"canary  attachment user is joe", "rest    taken", "75 %", "25 %"}},
 		{[]string{service, "--method", "greet"}, []string{"canary  attachment dubbo-method is greet", "rest    taken"}},
+		{[]string{service, "--source-namespace", "shop", "--source-label", "app=a"}, []string{"canary"}},
 		{[]string{"com.example.Other"}, []string{"none for this host: every service has a default route", "outbound|20882||com.example.other"}},
 	} {
 		code, out, err := command(append([]string{"routes", "explain", "--folder", dir}, tt.args...)...)
@@ -91,7 +92,11 @@ func TestControlPlaneUsage(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"control-plane"}, "no registry"},
+		{[]string{"control-plane"}, "no registry: give --registry zookeeper://host:2181, MESHFERRY_REGISTRY, or --config"},
+		{[]string{"control-plane", "--config", "/none.yaml"}, "/none.yaml"},
+		{[]string{"control-plane", "--registry", "local:///tmp/x", "--folder", "/none"}, "read /none"},
+		{[]string{"control-plane", "--registry", "local:///tmp/x", "--listen", "127.0.0.1:99999"}, "--listen"},
+		{[]string{"routes", "explain", "a.B", "--source-label", "x"}, "--source-label wants key=value"},
 		{[]string{"adapter", "--registry", "local:///tmp/x", "--tls-cert", "a"}, "--tls-cert and --tls-key belong together"},
 		{[]string{"control-plane", "--registry", "local:///tmp/x", "--log-level", "loud"}, "--log-level"},
 	} {
