@@ -82,6 +82,12 @@ func (s Service) Matches(provided Service) bool {
 		matchesItem(s.Version, provided.Version)
 }
 
+// Accepts tells whether a consumer that asked for protocols, one or several with
+// commas, takes a provider of this one. Source: RegistryDirectory#checkProtocolValid.
+func Accepts(asked, protocol string) bool {
+	return asked == "" || matchesItem(asked, protocol)
+}
+
 func matchesItem(asked, provided string) bool {
 	if asked == "*" || asked == provided {
 		return true

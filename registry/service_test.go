@@ -107,3 +107,17 @@ func TestCheckInterface(t *testing.T) {
 		}
 	}
 }
+
+func TestAccepts(t *testing.T) {
+	for _, c := range []struct {
+		asked, protocol string
+		want            bool
+	}{
+		{"", "dubbo", true}, {"dubbo", "dubbo", true}, {"tri", "dubbo", false},
+		{"dubbo,tri", "tri", true}, {"rest, dubbo", "dubbo", true}, {"rest,tri", "dubbo", false},
+	} {
+		if got := Accepts(c.asked, c.protocol); got != c.want {
+			t.Errorf("Accepts(%q, %q) is %t", c.asked, c.protocol, got)
+		}
+	}
+}

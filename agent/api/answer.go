@@ -171,7 +171,7 @@ func matching(sub workload.Subscription, all []registry.Provider) []registry.URL
 		if !sub.Service.Matches(u.Service()) || u.Param("enabled") == "false" || u.Param("disabled") == "true" {
 			continue
 		}
-		if sub.Protocol != "" && sub.Protocol != u.Protocol {
+		if !registry.Accepts(sub.Protocol, u.Protocol) {
 			continue
 		}
 		urls = append(urls, stripped(u))

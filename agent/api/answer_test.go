@@ -73,6 +73,8 @@ func TestAnswerGolden(t *testing.T) {
 	goMesh := at(real["go"], "10.0.0.6", 20882).With("meshferry.origin", "10.0.0.6:20000").With("meshferry.caps", "1")
 	anyGroup := real["java33-consumer"].With("group", "*").With("version", "*")
 	goPlain := real["go-consumer"]
+	rest := at(real["java33-tri"], "10.0.0.8", 8080)
+	rest.Protocol = "rest"
 	timed := real["java33"].With("timeout", "1500").With("sayHello.timeout", "2s").With("retries", "3").With("sayHello.retries", "1").With("sayHello.1.callback", "true")
 	for _, test := range []struct {
 		name      string
@@ -107,6 +109,8 @@ func TestAnswerGolden(t *testing.T) {
 			real["java33"].With("token", "t1").With("prefer.serialization", "kryo"), mesh.With("token", "t2").With("prefer.serialization", "kryo")}},
 		{name: "disabled", consumer: real["java33-consumer"], providers: []registry.URL{real["java33"], mesh.With("enabled", "false")}},
 		{name: "tagged-some", consumer: real["java33-consumer"], providers: []registry.URL{real["java33"].With("dubbo.tag", "gray"), mesh}},
+		{name: "two-protocols", consumer: real["java33-consumer"].With("protocol", "dubbo,rest").Without(func(k, _ string) bool { return k == "group" || k == "version" }),
+			providers: []registry.URL{real["go"], rest, real["java33-tri"]}},
 		{name: "tri-only", consumer: real["java33-consumer"].Without(func(k, _ string) bool { return k == "group" || k == "version" }), providers: []registry.URL{real["java33-tri"]}},
 	} {
 		t.Run(test.name, func(t *testing.T) {

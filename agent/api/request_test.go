@@ -98,7 +98,7 @@ func TestRefusedRequests(t *testing.T) {
 		{"POST", "/v1/publish", `{"url":"` + greet + `","workload":"a b"}`, 422, "invalid"},
 		{"POST", "/v1/publish", `{"url":"dubbo://10.0.0.5:20882/a.B"}`, 422, "invalid"},
 		{"POST", "/v1/publish", `{"url":"dubbo://10.0.0.5:20880/a.B?meshferry.caps=1"}`, 422, "invalid"},
-		{"POST", "/v1/publish", `{"url":"rest://10.0.0.5:80/a.B"}`, 422, "invalid"},
+		{"POST", "/v1/publish", `{"url":"injvm://10.0.0.5:80/a.B"}`, 422, "invalid"},
 		{"POST", "/v1/publish", `{"publications":[]}`, 422, "invalid"},
 		{"POST", "/v1/publish", `{"publications":[{"url":"` + greet + `"}],"url":"` + greet + `"}`, 422, "invalid"},
 		{"POST", "/v1/unpublish", `{}`, 422, "invalid"},

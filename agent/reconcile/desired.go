@@ -41,6 +41,17 @@ type settings struct {
 	hostID   string
 	mode     func(registry.Service) Mode
 	models   []registry.Model
+	carried  []string // protocols that the inbound listener speaks
+}
+
+// show is how a provider is shown, and why otherwise than its mode says: an address
+// at which nobody speaks its protocol would take it from everybody who calls it now.
+func (s settings) show(pub workload.Publication) (Mode, string) {
+	mode := s.mode(pub.Service)
+	if mode == Off || mode == Direct || slices.Contains(s.carried, pub.URL.Protocol) {
+		return mode, ""
+	}
+	return Direct, ReasonNotCarried
 }
 
 // at is what other hosts dial for the providers of an application.
@@ -63,6 +74,7 @@ type plan struct {
 // intent is what must be in the registry for one publication to be published.
 type intent struct {
 	off          bool   // it is published by not being there
+	note         string // what is to be said of it though it is advertised
 	reason       string // why it is not advertised; empty when it is
 	advertised   []string
 	interfaces   []string // URL texts at the interface level
@@ -89,7 +101,8 @@ func desired(v *workload.View, before plan, s settings) plan {
 		p.unprobed = p.unprobed || unprobed
 		out, err := rewrite.Out(pub.URL, s.address.Host, s.at(pub.URL.Param("application")))
 		var i intent
-		switch mode := s.mode(pub.Service); {
+		mode, note := s.show(pub)
+		switch {
 		case mode == Off || len(s.models) == 0:
 			i.off = true
 		case err != nil:
@@ -98,7 +111,7 @@ func desired(v *workload.View, before plan, s settings) plan {
 			i.reason = cmp.Or(pub.Reason, workload.ReasonSettling)
 		default:
 			own := rewrite.Canonical(pub.URL, s.address.Host)
-			i.service = rewrite.ProtocolKey(own)
+			i.service, i.note = rewrite.ProtocolKey(own), note
 			if mode != Direct {
 				i.advertised = append(i.advertised, out.String())
 				p.desired.Providers = append(p.desired.Providers, out)

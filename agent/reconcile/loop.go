@@ -30,7 +30,7 @@ const (
 	probesMax    = 3 * time.Second  // how long a start waits for the first probes
 )
 
-// Options of a Loop. All but Mode, Models and Log are required.
+// Options of a Loop. All but Mode, Models, Carried and Log are required.
 type Options struct {
 	Name      string             // of the registry, as in the configuration
 	Registry  registry.Publisher // the backend
@@ -42,7 +42,10 @@ type Options struct {
 	// Refresh. Nil: Mesh.
 	Mode   func(registry.Service) Mode
 	Models []registry.Model // nil: both; empty but not nil: none
-	Log    *slog.Logger     // nil: none
+	// Carried are the protocols that the inbound listener speaks. Providers of others
+	// are shown at their own address. Nil: dubbo.
+	Carried []string
+	Log     *slog.Logger // nil: none
 }
 
 // Loop makes one registry equal to what is published.
@@ -80,13 +83,16 @@ func New(o Options) *Loop {
 	if o.Models == nil {
 		o.Models = []registry.Model{registry.ModelInterface, registry.ModelApplication}
 	}
+	if o.Carried == nil {
+		o.Carried = []string{"dubbo"}
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	stopping := make(chan struct{})
 	l := &Loop{
 		registry: o.Registry, workloads: o.Workloads,
-		settings: settings{registry: o.Name, address: o.Address, ports: o.Ports, hostID: o.HostID, mode: o.Mode, models: o.Models},
+		settings: settings{registry: o.Name, address: o.Address, ports: o.Ports, hostID: o.HostID, mode: o.Mode, models: o.Models, carried: o.Carried},
 		refresh:  make(chan struct{}, 1), stopping: stopping, turn: make(chan struct{}, 1),
 		stop:    sync.OnceFunc(func() { close(stopping) }),
 		journal: journal{log: o.Log.With("registry", o.Name)},

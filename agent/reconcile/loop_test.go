@@ -119,6 +119,25 @@ func TestServiceEndsWithinInstance(t *testing.T) {
 	})
 }
 
+// A provider whose protocol the agent does not speak would be lost to everybody at
+// the agent's address. It is shown at its own, and that is said.
+func TestProtocolThatIsNotCarried(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		triple := pub("a.Foo", 50051)
+		triple.Identity.Protocol, triple.URL.Protocol = "tri", "tri"
+		b := run(t, newShelf(), view())
+		b.publish(foo, triple)
+		b.pass(quiet)
+		b.holds(fooLeaf + " a.Foo@10.0.0.1:50051 shop@10.0.0.1:50051[a.Foo:tri] " + fooApp)
+		b.state(foo, "published")
+		b.state(triple, "published "+ReasonNotCarried)
+		s := b.State().Load()
+		if got := s.Publications[triple.Identity].Advertised; !s.InSync || len(got) != 1 || got[0] != triple.URL.String() {
+			t.Errorf("advertised %q, want the URL as it was published; in sync: %t", got, s.InSync)
+		}
+	})
+}
+
 func TestRestartWithdrawsNothingUnprobed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		unprobed := dead(foo, workload.ReasonSettling)

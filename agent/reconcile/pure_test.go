@@ -12,7 +12,7 @@ import (
 func always(m Mode) func(registry.Service) Mode { return func(registry.Service) Mode { return m } }
 
 func with(change ...func(*settings)) settings {
-	s := settings{registry: "main", address: agent, hostID: "abc", mode: always(Mesh), models: []registry.Model{registry.ModelInterface, registry.ModelApplication}}
+	s := settings{registry: "main", address: agent, hostID: "abc", mode: always(Mesh), models: []registry.Model{registry.ModelInterface, registry.ModelApplication}, carried: []string{"dubbo"}}
 	for _, c := range change {
 		c(&s)
 	}
@@ -25,6 +25,12 @@ func TestDesired(t *testing.T) {
 	elsewhere, here := foo, foo
 	elsewhere.Registries, here.Registries = []string{"other"}, []string{"other", "main"}
 	second := pub("a.Foo", 20881)
+	ported := func(p workload.Publication, port int) workload.Publication {
+		p.Identity.Port, p.URL.Port = port, port
+		return p
+	}
+	triple := pub("a.Foo", 50051)
+	triple.Identity.Protocol, triple.URL.Protocol = "tri", "tri"
 	for _, tt := range []struct {
 		name     string
 		settings settings
@@ -54,6 +60,11 @@ func TestDesired(t *testing.T) {
 		{"an inbound port of its own", with(func(s *settings) { s.ports = map[string]int{"shop": 20892, "till": 20893} }), []workload.Publication{foo}, "a.Foo@10.0.0.9:20892 shop@10.0.0.9:20892[a.Foo:dubbo]"},
 		{"another has one", with(func(s *settings) { s.ports = map[string]int{"till": 20893} }), []workload.Publication{foo}, fooLeaf + " " + fooApp},
 		{"an inbound port of its own, both", with(func(s *settings) { s.mode, s.ports = always(Both), map[string]int{"shop": 20892} }), []workload.Publication{foo}, "a.Foo@10.0.0.1:20880 a.Foo@10.0.0.9:20892 shop@10.0.0.1:20880[a.Foo:dubbo] shop@10.0.0.9:20892[a.Foo:dubbo]"},
+		{"a protocol that the agent does not speak", with(), []workload.Publication{foo, triple}, fooLeaf + " a.Foo@10.0.0.1:50051 shop@10.0.0.1:50051[a.Foo:tri] " + fooApp},
+		{"both protocols at one port", with(), []workload.Publication{foo, ported(triple, 20880)}, fooLeaf + " a.Foo@10.0.0.1:20880 shop@10.0.0.1:20880[a.Foo:tri] " + fooApp},
+		{"that protocol, both", mode(Both), []workload.Publication{triple}, "a.Foo@10.0.0.1:50051 shop@10.0.0.1:50051[a.Foo:tri]"},
+		{"that protocol, off", mode(Off), []workload.Publication{triple}, ""},
+		{"that protocol, spoken", with(func(s *settings) { s.carried = append(s.carried, "tri") }), []workload.Publication{triple}, fooLeaf + " shop@10.0.0.9:20882[a.Foo:tri]"},
 		{"no application named", with(), []workload.Publication{{Identity: foo.Identity, URL: foo.URL.With("application", ""), Live: true}}, fooLeaf},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -24,6 +24,10 @@ const (
 	ReasonStopping = "stopping"      // the agent withdraws everything
 )
 
+// ReasonNotCarried says of a Published one why it stands at the provider's own
+// address: the agent does not speak its protocol.
+const ReasonNotCarried = "protocol-not-carried"
+
 // State is how far one registry is. It is immutable.
 type State struct {
 	// Generation of the newest workload view that the registry reflects
@@ -42,7 +46,7 @@ type State struct {
 // PublicationState is how far the registry is with one publication.
 type PublicationState struct {
 	State      string   // Published or Pending
-	Reason     string   // why it is Pending; "off" when its mode is
+	Reason     string   // why it is Pending; of a Published one "off" when its mode is, or ReasonNotCarried
 	Detail     string   // what the registry says to that: the other owner, an error
 	Advertised []string // where consumers find it now: URLs
 }
@@ -101,7 +105,7 @@ func (r result) publication(i intent, wanted []registry.Application) Publication
 	case i.reason != "":
 		return PublicationState{State: Pending, Reason: i.reason}
 	}
-	s := PublicationState{State: Published}
+	s := PublicationState{State: Published, Reason: i.note}
 	pending := func(reason, detail string) { // the first reason stays, but a conflict is worth more
 		if s.State == Published || reason == ReasonConflict {
 			s.State, s.Reason, s.Detail = Pending, reason, detail

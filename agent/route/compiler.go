@@ -104,7 +104,7 @@ func (c *compiler) update(u Update) {
 func (c *compiler) setCallers(set []Caller) {
 	callers := map[string][]Caller{}
 	for _, caller := range set {
-		if caller.Protocol == "" || caller.Protocol == protocol {
+		if registry.Accepts(caller.Protocol, protocol) {
 			callers[caller.Service.Interface] = append(callers[caller.Service.Interface], caller)
 		}
 	}

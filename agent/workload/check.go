@@ -19,8 +19,8 @@ func (s *Store) complete(p Publication) (Publication, error) {
 	id := identify(p.URL)
 	id.Workload = cmp.Or(p.Workload, anonymous(p.URL.Param("application"), id.Port))
 	switch {
-	case id.Protocol != "dubbo" && id.Protocol != "tri":
-		return bad("protocol %q: only dubbo and tri can be published", id.Protocol)
+	case !callable(id.Protocol):
+		return bad("protocol %q: nobody calls a provider by that", id.Protocol)
 	case id.Service.Interface == "":
 		return bad("the URL names no interface")
 	case id.Port < 1 || id.Port > 65535:
@@ -48,6 +48,26 @@ func (s *Store) complete(p Publication) (Publication, error) {
 	}
 	return Publication{Identity: id, URL: p.URL, Registries: slices.Clone(p.Registries), Client: p.Client, Owner: p.Owner,
 		Address: registry.URL{Host: s.dialHost(p.URL.Host), Port: id.Port}.HostPort()}, nil
+}
+
+// callable tells whether a provider can have this protocol. An application with two
+// of them swaps its registry for both, so the agent takes also those that it does
+// not speak. The words that are refused are Dubbo's for entries which nobody calls,
+// or for what never leaves a process.
+func callable(protocol string) bool {
+	switch protocol {
+	case "", "consumer", "provider", "override", "route", "condition", "script", "tag", "empty", "registry", "service-discovery-registry", "mesh", "injvm", "mock":
+		return false
+	}
+	return !strings.ContainsFunc(protocol, func(c rune) bool {
+		return (c < 'a' || c > 'z') && (c < 'A' || c > 'Z') && (c < '0' || c > '9') && !strings.ContainsRune("+.-", c)
+	})
+}
+
+// all tells whether every one of the protocols that a reference accepts, "dubbo,tri",
+// is good.
+func all(protocols string, good func(string) bool) bool {
+	return !slices.ContainsFunc(strings.Split(protocols, ","), func(p string) bool { return !good(strings.TrimSpace(p)) })
 }
 
 // dialHost is the host at which a provider is dialled: the URL's own if it is an
@@ -88,8 +108,8 @@ func completeSubscription(sub Subscription) (Subscription, error) {
 	sub.Protocol = cmp.Or(sub.Protocol, sub.URL.Param("protocol"))
 	sub.Workload = cmp.Or(sub.Workload, anonymous(sub.URL.Param("application"), 0))
 	switch {
-	case sub.Protocol != "" && sub.Protocol != "dubbo" && sub.Protocol != "tri" && sub.Protocol != ProviderRules:
-		return bad("protocol %q: only dubbo and tri can be subscribed", sub.Protocol)
+	case sub.Protocol != "" && sub.Protocol != ProviderRules && !all(sub.Protocol, callable):
+		return bad("protocol %q: nobody calls a provider by that", sub.Protocol)
 	case sub.Service.Interface == "" || sub.Service.Interface == "*":
 		return bad("interface %q: name one interface", sub.Service.Interface)
 	}

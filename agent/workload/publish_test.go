@@ -37,7 +37,9 @@ func TestPublishRefusesWhatCannotBeMeant(t *testing.T) {
 		"tri://[::1]:50051/com.a.Foo":                                "[::1]:50051",
 		"dubbo://10.0.0.6:20880/com.a.Foo":                           "127.0.0.1:20880",
 		"dubbo://db.example.com:20880/com.a.Foo":                     "127.0.0.1:20880",
-		"rest://127.0.0.1:20880/com.a.Foo":                           "!only dubbo and tri",
+		"rest://10.0.0.5:8080/com.a.Foo":                             "10.0.0.5:8080",
+		"consumer://127.0.0.1:20880/com.a.Foo":                       "!nobody calls",
+		"injvm://127.0.0.1:20880/com.a.Foo":                          "!nobody calls",
 		"dubbo://127.0.0.1:20880":                                    "!no interface",
 		"dubbo://127.0.0.1/com.a.Foo":                                "!port 0",
 		"dubbo://127.0.0.1:20881/com.a.Foo":                          "!agent's own listeners",
@@ -325,10 +327,17 @@ func TestSubscriptions(t *testing.T) {
 	if again, err := s.Subscribe(t.Context(), asked); err != nil || again.ID != sub.ID || s.View().Load().Generation == gen {
 		t.Errorf("new content: %+v, %v", again, err)
 	}
+	for protocol, want := range map[string]bool{"rest": true, "dubbo,tri": true, "dubbo, rest": true, "dubbo,": false, "injvm": false, "du bbo": false} {
+		ask := asked
+		ask.URL = asked.URL.With("protocol", protocol)
+		if _, err := s.Subscribe(t.Context(), ask); (err == nil) != want {
+			t.Errorf("protocol %q: %v", protocol, err)
+		}
+	}
 	for _, bad := range []Subscription{
 		{},
 		{Service: registry.Service{Interface: "*"}},
-		{Service: registry.Service{Interface: "a"}, Protocol: "rest"},
+		{Service: registry.Service{Interface: "a"}, Protocol: "injvm"},
 		{Service: registry.Service{Interface: "a"}, Workload: "no way"},
 	} {
 		if _, err := s.Subscribe(t.Context(), bad); !errors.Is(err, ErrInvalid) {

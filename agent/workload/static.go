@@ -11,7 +11,7 @@ import (
 )
 
 // Static is an application that asks the agent for nothing: it registers itself at
-// the agent's inbound address (Java: DUBBO_PORT_TO_REGISTRY), and somebody has said
+// the agent's inbound address (Java: DUBBO_DUBBO_PORT_TO_REGISTRY), and somebody has said
 // where it really listens, because no registry knows (CONTRACT §11, inbound.static).
 type Static struct {
 	Application string

@@ -41,7 +41,7 @@ var Nobody = Owner{UID: -1, PID: -1}
 // Identity names a publication. Everything else about it is content.
 type Identity struct {
 	Workload string // the application's own name for this start, or anon/<application>/<port>
-	Protocol string // "dubbo" or "tri"
+	Protocol string // "dubbo", or one that the agent need not speak: "tri", "rest"
 	Service  registry.Service
 	Path     string // usually the interface
 	Port     int    // local port
@@ -74,7 +74,7 @@ const ProviderRules = "provider"
 type Subscription struct {
 	ID       string // "s-…", the same for the same (workload, protocol, service)
 	Workload string // anon/<application> when the application has no name of its own
-	Protocol string // "dubbo", "tri", empty for any, or ProviderRules
+	Protocol string // "dubbo", "tri", several with commas, empty for any, or ProviderRules
 	Service  registry.Service
 	// Service is as asked: group and version may be "*" or "a,b".
 	URL        registry.URL // consumer://…, as the application gave it

@@ -41,7 +41,7 @@ protocol dubbo) behind the running agent.
 
 With --application and --port it is a provider: it registers itself, at the
 agent's address in the place of its own (DUBBO_IP_TO_REGISTRY,
-DUBBO_PORT_TO_REGISTRY), and other hosts call the agent. No registry knows then
+DUBBO_DUBBO_PORT_TO_REGISTRY), and other hosts call the agent. No registry knows then
 where the application really listens, so the agent is told, and keeps it in its
 state directory, also over restarts, until --remove takes it back. The agent's
 own file is not touched; the same can be written there by hand, as
@@ -219,16 +219,18 @@ func (e *envJava) variables(a agentPlaces) (variables [][2]string, options []str
 		if strings.HasPrefix(host, "127.") || host == "localhost" || host == "0.0.0.0" {
 			return nil, nil, fmt.Errorf("the agent's address is %s, which Java refuses to register: run the agent with --address set to what other hosts dial", host)
 		}
-		variables = append(variables, [2]string{"DUBBO_IP_TO_REGISTRY", host}, [2]string{"DUBBO_PORT_TO_REGISTRY", port})
+		// The port is that of protocol dubbo alone (ServiceConfig#getValueFromConfig): what
+		// the agent does not speak, triple or rest, stays where it is.
+		variables = append(variables, [2]string{"DUBBO_IP_TO_REGISTRY", host}, [2]string{"DUBBO_DUBBO_PORT_TO_REGISTRY", port})
 		if e.dubbo == "2.7" { // ServiceConfig#findConfigedPorts
 			e.bind = cmp.Or(e.bind, "127.0.0.1")
 			if e.port, err = strconv.Atoi(port); err != nil {
 				return nil, nil, fmt.Errorf("the agent's address %q: %w", a.Address, err)
 			}
-			variables = append(variables, [2]string{"DUBBO_PORT_TO_BIND", port}) // what versions before 2.7.15 do not do by themselves
+			variables = append(variables, [2]string{"DUBBO_DUBBO_PORT_TO_BIND", port}) // what versions before 2.7.15 do not do by themselves
 		}
 		if e.bind != "" { // Java refuses 127.*, but not this form of it
-			variables = append(variables, [2]string{"DUBBO_IP_TO_BIND", "::ffff:" + e.bind})
+			variables = append(variables, [2]string{"DUBBO_DUBBO_IP_TO_BIND", "::ffff:" + e.bind})
 		}
 	}
 	if len(e.services) > 0 {

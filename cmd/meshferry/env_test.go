@@ -123,7 +123,7 @@ func TestEnvJavaRefuses(t *testing.T) {
 	if code, _, errs := command("env", "java", "--service", "com.a.Foo", "--control", "127.0.0.1:1"); code != exitNotRunning || !strings.Contains(errs, "no agent answers") {
 		t.Errorf("exit %d: %s", code, errs)
 	}
-	if code, out, _ := command("env", "java", "--help"); code != exitDone || !strings.Contains(out, "DUBBO_PORT_TO_REGISTRY") {
+	if code, out, _ := command("env", "java", "--help"); code != exitDone || !strings.Contains(out, "DUBBO_DUBBO_PORT_TO_REGISTRY") {
 		t.Errorf("exit %d: %s", code, out)
 	}
 }
@@ -135,7 +135,7 @@ func TestEnvShell(t *testing.T) {
 		t.Fatal(err)
 	}
 	for before, want := range map[string]string{"": "-Ddubbo.reference.com.a.Foo.url=", "-Xmx1g": "-Xmx1g -Ddubbo.reference.com.a.Foo.url="} {
-		cmd := exec.Command("sh", "-c", string(text)+`printf '%s|%s|%s' "$DUBBO_IP_TO_REGISTRY" "$DUBBO_PORT_TO_REGISTRY" "$JAVA_TOOL_OPTIONS"`)
+		cmd := exec.Command("sh", "-c", string(text)+`printf '%s|%s|%s' "$DUBBO_IP_TO_REGISTRY" "$DUBBO_DUBBO_PORT_TO_REGISTRY" "$JAVA_TOOL_OPTIONS"`)
 		cmd.Env = append(os.Environ(), "JAVA_TOOL_OPTIONS="+before)
 		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.HasPrefix(string(out), "10.0.0.5|20882|"+want) || !strings.Contains(string(out), " -Ddubbo.reference.com.a.Outer$Inner.url=dubbo://[::ffff:127.0.0.1]:20881/com.a.Outer$Inner?") {

@@ -42,6 +42,8 @@ func (p publication) why(reason, detail string) string {
 		"conflict":      "somebody else who is alive holds this entry: is the advertised address used twice?",
 		"settling":      "it is on its way",
 		"stopping":      "the agent stops and withdraws everything",
+
+		"protocol-not-carried": "the agent does not speak " + p.Protocol + "; other hosts call the provider itself",
 	}[reason]
 	if !known {
 		return strings.TrimSuffix(reason+": "+detail, ": ")
@@ -58,6 +60,17 @@ func (p publication) pending() (rows [][]string) {
 	for _, r := range p.Registries {
 		if r.State == "pending" {
 			rows = append(rows, []string{p.Service, port(p.Port), r.Name, p.why(r.Reason, r.Detail)})
+		}
+	}
+	return rows
+}
+
+// around is a row for each registry that holds p at the provider's own address
+// because the agent cannot stand before it: service, port, registry, why.
+func (p publication) around() (rows [][]string) {
+	for _, r := range p.Registries {
+		if r.State == "published" && r.Reason == "protocol-not-carried" {
+			rows = append(rows, []string{p.Service, port(p.Port), r.Name, p.why(r.Reason, "")})
 		}
 	}
 	return rows

@@ -77,10 +77,11 @@ func (s status) print(p *printer) {
 	p.section([]string{"ADS SERVER", "STATE", "SINCE", "ERROR"}, rows)
 	p.line("")
 	rows = nil
-	var pending, troubled [][]string
+	var pending, around, troubled [][]string
 	for _, w := range s.Workloads {
 		for _, one := range w.Publications {
 			pending = append(pending, one.pending()...)
+			around = append(around, one.around()...)
 		}
 		for _, one := range w.Subscriptions {
 			if one.State != "ready" && one.State != "protected" || one.Mode == "direct" { // what is protected has a table of its own
@@ -92,6 +93,7 @@ func (s status) print(p *printer) {
 	p.list("No local application has published or subscribed.", []string{"WORKLOAD", "LEASE", "TTL", "PUBLICATIONS", "SUBSCRIPTIONS"}, rows)
 	p.section([]string{"REGISTERS ITSELF", "PORT", "STATE", "SERVICES", "FROM", "WHY"}, s.static())
 	p.section([]string{"NOT PUBLISHED", "PORT", "REGISTRY", "WHY"}, pending)
+	p.section([]string{"NOT THROUGH THE AGENT", "PORT", "REGISTRY", "WHY"}, around)
 	p.section([]string{"CALLED", "STATE", "MODE", "WORKLOAD", "REASON"}, troubled)
 	rows = nil
 	for _, set := range s.Protected {

@@ -69,7 +69,7 @@ func TestZeroCodeProviders(t *testing.T) {
 			}
 		}
 		env := a.envJava(args...)
-		if want := "DUBBO_IP_TO_REGISTRY=" + inbound.host + " DUBBO_PORT_TO_REGISTRY=" + strconv.Itoa(inbound.port); !strings.HasPrefix(strings.Join(env, " "), want) {
+		if want := "DUBBO_IP_TO_REGISTRY=" + inbound.host + " DUBBO_DUBBO_PORT_TO_REGISTRY=" + strconv.Itoa(inbound.port); !strings.HasPrefix(strings.Join(env, " "), want) {
 			t.Fatalf("the environment is %q, want %q", env, want)
 		}
 		p.peer = javapeer.Start(t, javapeer.Options{
