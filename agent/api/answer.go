@@ -107,7 +107,11 @@ func Answer(q Question) Document {
 	if q.State == StateWaiting {
 		return d
 	}
+	why := individually(sub)
 	providers := matching(sub, q.Providers)
+	if why != "" {
+		providers = matching(sub, apart(q.Providers))
+	}
 	if len(providers) == 0 {
 		d.URLs["providers"] = []string{emptyURL(sub, "providers")}
 		if d.State = StateEmpty; len(q.Providers) > 0 {
@@ -118,7 +122,6 @@ func Answer(q Question) Document {
 	d.Fallback = fallback(sub.ID, matching(sub, q.withoutAgent()))
 
 	sdk := clientOf(sub)
-	why := individually(sub)
 	var urls []string
 	mesh := false
 	for _, g := range grouped(providers) {
@@ -148,6 +151,52 @@ func individually(sub workload.Subscription) string {
 		return "cluster=" + c + " cannot work behind one address"
 	}
 	return ""
+}
+
+// apart are the providers, those that share the address of their agent with others of
+// the same service at their own: at the agent's, a call reaches one of them, and not
+// the one that was meant. An own address that only its host can dial is none.
+func apart(all []registry.Provider) []registry.Provider {
+	type place struct {
+		protocol, path, address string
+		service                 registry.Service
+	}
+	at := func(u registry.URL) place { return place{u.Protocol, u.Path, u.HostPort(), u.Service()} }
+	origins := map[place]map[string]registry.URL{}
+	for _, p := range all {
+		u := p.URL
+		for text := range strings.SplitSeq(cmp.Or(u.Param(registry.MarkOrigins), u.Param(registry.MarkOrigin)), ",") {
+			origin, err := registry.ParseURL(u.Protocol + "://" + text)
+			ip, notIP := netip.ParseAddr(origin.Host)
+			if err != nil || origin.Port == 0 || notIP == nil && ip.Unmap().IsLoopback() {
+				continue
+			}
+			if origins[at(u)] == nil {
+				origins[at(u)] = map[string]registry.URL{}
+			}
+			own := u
+			own.Host, own.Port = origin.Host, origin.Port
+			origins[at(u)][text] = own
+		}
+	}
+	var list []registry.Provider
+	done := map[place]bool{}
+	for _, p := range all {
+		own := origins[at(p.URL)]
+		if len(own) < 2 {
+			list = append(list, p)
+			continue
+		}
+		if !done[at(p.URL)] {
+			for _, u := range own { // the answer is sorted later
+				one := p
+				one.URL = u
+				list = append(list, one)
+			}
+		}
+		done[at(p.URL)] = true
+	}
+	return list
 }
 
 // unreachable says why the outbound listener cannot carry the calls of a group

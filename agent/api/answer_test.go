@@ -102,6 +102,9 @@ func TestAnswerGolden(t *testing.T) {
 		{name: "other-group-only", consumer: real["java33-consumer"].With("group", "g2"), providers: []registry.URL{real["java33"]}},
 		{name: "protected", consumer: real["java33-consumer"], state: StateProtected, reason: "the registry lists none", providers: []registry.URL{real["java33"]}},
 		{name: "broadcast", consumer: real["java33-consumer"].With("cluster", "broadcast"), providers: []registry.URL{real["java33"], mesh}},
+		{name: "broadcast-shared-address", consumer: real["java33-consumer"].With("cluster", "broadcast"), providers: []registry.URL{
+			mesh, mesh.With("meshferry.origin", "10.0.0.5:20890"), at(mesh, "10.0.0.6", 20882).With("meshferry.origins", "10.0.0.6:20880,10.0.0.6:20890"),
+			at(mesh, "10.0.0.7", 20882).With("meshferry.origin", "127.0.0.1:20880"), at(mesh, "10.0.0.7", 20882).With("meshferry.origin", "127.0.0.2:20880")}},
 		{name: "rules-only", consumer: real["java33-consumer"].With("category", "configurators"), providers: []registry.URL{real["java33"]}},
 		{name: "equal-tokens", consumer: real["java33-consumer"], providers: []registry.URL{real["java33"].With("token", "t1"), mesh.With("token", "t1")}},
 		{name: "tokens-differ", consumer: real["java33-consumer"], providers: []registry.URL{real["java33"].With("token", "t1"), mesh.With("token", "t2")}},
