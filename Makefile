@@ -9,7 +9,7 @@ TAGS   = nomsgpack,grpcnotrace
 STATICCHECK = honnef.co/go/tools/cmd/staticcheck@v0.7.0
 
 .DEFAULT_GOAL := help
-.PHONY: help build quick test test-java test-nacos test-zookeeper test-xds test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-java fuzz clean
+.PHONY: help build quick test test-java test-nacos test-zookeeper test-xds test-matrix test-compose binaries java java-it lint demo demo-java demo-move demo-xds bench bench-xds bench-fleet bench-java fuzz clean
 
 help: ## what can be made
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -80,6 +80,9 @@ bench-java: ## what the thin Java SDK adds to the start of an application, besid
 
 bench-xds: ## the control plane with 10 000 services, 100 000 endpoints and 500 clients
 	$(GO) test ./controlplane -run '^TestScale$$' -count=1 -v -scale -timeout 10m
+
+bench-fleet: ## calls while 10 000 clusters with 100 000 endpoints load, and while they change; beside as much CPU time of another process
+	@$(GO) run ./demo/load fleet
 
 FUZZTIME ?= 10s
 fuzz: ## every fuzz target, FUZZTIME each

@@ -163,15 +163,8 @@ func (b *bench) start(ctx context.Context) ([]target, error) {
 	if err != nil {
 		return nil, err
 	}
-	if b.agent == "" {
-		b.agent = filepath.Join(b.dir, "meshferry")
-		// As make build: without the tags the linker keeps twice as much, and pages of it are resident.
-		build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "nomsgpack,grpcnotrace", "-ldflags", "-s -w", "-o", b.agent, "github.com/meshferry/meshferry/cmd/meshferry")
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		build.Stderr = os.Stderr
-		if err := build.Run(); err != nil {
-			return nil, fmt.Errorf("build the agent: %w", err)
-		}
+	if err := b.build(ctx); err != nil {
+		return nil, err
 	}
 	ports, err := freePorts(20)
 	if err != nil {
@@ -235,6 +228,22 @@ func (b *bench) start(ctx context.Context) ([]target, error) {
 		}
 	}
 	return targets, nil
+}
+
+// build makes the agent's binary, if none was given.
+func (b *bench) build(ctx context.Context) error {
+	if b.agent != "" {
+		return nil
+	}
+	b.agent = filepath.Join(b.dir, "meshferry")
+	// As make build: without the tags the linker keeps twice as much, and pages of it are resident.
+	build := exec.CommandContext(ctx, "go", "build", "-trimpath", "-tags", "nomsgpack,grpcnotrace", "-ldflags", "-s -w", "-o", b.agent, "github.com/meshferry/meshferry/cmd/meshferry")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	build.Stderr = os.Stderr
+	if err := build.Run(); err != nil {
+		return fmt.Errorf("build the agent: %w", err)
+	}
+	return nil
 }
 
 // advertise puts the echo server into the embedded registry as an application
@@ -342,6 +351,15 @@ func (b *bench) stop() {
 		_ = c.Process.Signal(syscall.SIGKILL)
 		_ = c.Wait()
 	}
+}
+
+// end ends the child that was started last.
+func (b *bench) end() {
+	last := len(b.children) - 1
+	c := b.children[last]
+	b.children = b.children[:last]
+	_ = c.Process.Signal(syscall.SIGKILL)
+	_ = c.Wait()
 }
 
 func freePorts(n int) ([]int, error) {

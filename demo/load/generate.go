@@ -25,13 +25,14 @@ type options struct {
 	Depth       int // calls in flight on each connection
 	Bytes       int // of the argument
 	For         time.Duration
+	Counted     *atomic.Int64 // also counts the calls, while they are made; nil: nothing does
 }
 
 // result of one measurement.
 type result struct {
 	Calls, Failed int64
 	For           time.Duration
-	P50, P99      time.Duration
+	P50, P99, Max time.Duration
 }
 
 func (r result) rate() float64 { return float64(r.Calls) / r.For.Seconds() }
@@ -49,7 +50,7 @@ func generate(ctx context.Context, o options) (result, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.For+o.For/5)
 	defer cancel()
-	var m meter
+	m := meter{also: o.Counted}
 	conns := make([]net.Conn, o.Connections)
 	for i := range conns {
 		if conns[i], err = net.DialTimeout("tcp", o.To, 3*time.Second); err != nil {
@@ -83,7 +84,7 @@ func generate(ctx context.Context, o options) (result, error) {
 		c.Close()
 	}
 	wg.Wait()
-	return result{Calls: m.calls.Load(), Failed: m.failed.Load(), For: took, P50: m.quantile(0.50), P99: m.quantile(0.99)}, failure
+	return result{Calls: m.calls.Load(), Failed: m.failed.Load(), For: took, P50: m.quantile(0.50), P99: m.quantile(0.99), Max: m.quantile(1)}, failure
 }
 
 func request(o options) ([]byte, error) {
@@ -111,6 +112,7 @@ func request(o options) ([]byte, error) {
 type meter struct {
 	on            atomic.Bool
 	calls, failed atomic.Int64
+	also          *atomic.Int64
 	histogram     [64 * sub]atomic.Int64
 }
 
@@ -128,7 +130,7 @@ func (m *meter) quantile(q float64) time.Duration {
 	for i := range m.histogram {
 		total += m.histogram[i].Load()
 	}
-	rank := int64(q * float64(total))
+	rank := min(int64(q*float64(total)), total-1)
 	for i := range m.histogram {
 		if rank -= m.histogram[i].Load(); rank < 0 {
 			return time.Duration(uint64(i%sub+sub) << (i / sub))
@@ -173,6 +175,9 @@ func (m *meter) drive(c net.Conn, template []byte, depth int) error {
 				m.histogram[bucket(now.Sub(begun[id]))].Add(1)
 			}
 			m.calls.Add(int64(len(done)))
+			if m.also != nil {
+				m.also.Add(int64(len(done)))
+			}
 			m.failed.Add(failed)
 		}
 		for _, id := range done {
