@@ -38,7 +38,7 @@ func (s *Server) Admin() http.Handler {
 		found := map[string]json.RawMessage{}
 		for kind, t := range s.tables() {
 			if e := t.lookup(r.FormValue("name")); e != nil {
-				if m, err := e.message(); err == nil {
+				if m, err := e.resource.Resource.UnmarshalNew(); err == nil {
 					if text, err := protojson.Marshal(m); err == nil {
 						found[kind] = text
 					}

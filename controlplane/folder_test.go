@@ -36,7 +36,7 @@ func TestFolderIsNotified(t *testing.T) {
 		t.Helper()
 		eventually(t, fmt.Sprintf("served %d", n), func() bool {
 			e := s.state.base.routes.lookup(clusterName(20882, "", demoHost))
-			m, err := e.message()
+			m, err := e.resource.Resource.UnmarshalNew()
 			return err == nil && strings.Contains(fmt.Sprint(m), fmt.Sprintf("max_stream_duration:{seconds:%d}", n))
 		})
 	}

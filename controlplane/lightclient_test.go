@@ -273,7 +273,7 @@ func (f *fleet) start(address string, clients int, out io.Writer) error {
 	f.clients, f.out = clients, out
 	fields := func(names ...string) (b []byte) {
 		for _, name := range names {
-			b = appendText(b, fieldNames, name)
+			b = protowire.AppendString(protowire.AppendTag(b, 3, protowire.BytesType), name) // resource_names, or resource_names_subscribe
 		}
 		return b
 	}

@@ -142,7 +142,11 @@ func startWith(t testing.TB, f catalog.Registry, o Options) (address string, s *
 
 func eventually(t testing.TB, what string, done func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(within); !done(); time.Sleep(2 * time.Millisecond) {
+	limit := within
+	if *scale {
+		limit = 2 * time.Minute
+	}
+	for deadline := time.Now().Add(limit); !done(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("never %s", what)
 		}

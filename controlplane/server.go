@@ -71,7 +71,7 @@ func New(o Options) (*Server, error) {
 		return nil, err
 	}
 	s := &Server{o: o, log: o.Log, catalog: c, state: newState()}
-	s.nodes = newNodes(o.Log)
+	s.nodes = newNodes(s.ready.Load, o.Log)
 	s.folder.Store(&Folder{Dir: o.Folder})
 	s.totals.Store(&Totals{})
 	config, err := s.first()
@@ -91,7 +91,7 @@ func New(o Options) (*Server, error) {
 // nil, until ctx ends. It closes both.
 func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
 	options := []grpc.ServerOption{
-		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20), grpc.ForceServerCodecV2(codec{}),
+		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20),
 		// A state-of-the-world acknowledgement of 10 000 names has 700 KB.
 		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20),
 	}
@@ -137,7 +137,7 @@ func (s *Server) loop(ctx context.Context, views <-chan delivery) {
 		case d := <-views:
 			start := time.Now()
 			n := s.state.setView(d.view, d.changed)
-			s.nodes.wakeAll()
+			s.nodes.pushAll()
 			s.count(d.view, time.Since(start))
 			if !s.ready.Swap(true) {
 				s.log.Info("serving", "services", len(d.view.Services))
@@ -207,7 +207,7 @@ func (f *watched) look() time.Duration {
 	}
 	start := time.Now()
 	n := s.state.setRules(config)
-	s.nodes.wakeAll()
+	s.nodes.pushAll()
 	s.log.Info("folder changed", "files", len(next), "clusters", n.clusters, "endpoints", n.endpoints, "routes", n.routes, "took", time.Since(start))
 	return f.poll
 }

@@ -2,287 +2,281 @@ package controlplane
 
 import (
 	"context"
-	"fmt"
-	"maps"
-	"slices"
-	"strconv"
-	"time"
 
 	core "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
-	"google.golang.org/grpc"
+	"github.com/envoyproxy/go-control-plane/pkg/server/config"
+	"github.com/envoyproxy/go-control-plane/pkg/server/delta/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/server/sotw/v3"
+	xds "github.com/envoyproxy/go-control-plane/pkg/server/v3"
+	rpc "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
 )
 
 // order is that in which types are sent, make before break: clusters and their
 // endpoints before the routes that name them. What was removed goes last.
 var order = []string{resource.ClusterType, resource.EndpointType, resource.ListenerType, resource.RouteType, dubboType}
 
-// StreamAggregatedResources and DeltaAggregatedResources are the service of Envoy's
-// API. They read and write messages of their own, see request and response.
+// options of go-control-plane's servers. Only listeners and clusters are all asked
+// for by a request without names.
+var options = []config.XDSOption{sotw.WithOrderedADS(), sotw.DeactivateLegacyWildcardForTypes([]string{resource.EndpointType, resource.RouteType, dubboType})}
+
+// StreamAggregatedResources is the service of Envoy's API. Each stream has a server
+// of go-control-plane, whose cache is the node: so what a node was told has one
+// place.
 func (s *Server) StreamAggregatedResources(stream discovery.AggregatedDiscoveryService_StreamAggregatedResourcesServer) error {
-	return s.stream(stream, false)
+	return s.nodes.serve(stream.Context(), s.state, false, func(ctx context.Context, n *node) error {
+		return sotw.NewServer(ctx, n, n.callbacks(), options...).StreamHandler(stream, resource.AnyType)
+	})
 }
 
 // DeltaAggregatedResources is the incremental one.
 func (s *Server) DeltaAggregatedResources(stream discovery.AggregatedDiscoveryService_DeltaAggregatedResourcesServer) error {
-	return s.stream(stream, true)
+	return s.nodes.serve(stream.Context(), s.state, true, func(ctx context.Context, n *node) error {
+		return delta.NewServer(ctx, n, n.callbacks(), options...).DeltaStreamHandler(stream, resource.AnyType)
+	})
 }
 
-// stream serves one node. A type has one response under way at a time: a node that
-// is slow is told the newest when it is ready, and holds up nobody.
-func (s *Server) stream(rpc grpc.ServerStream, delta bool) error {
-	if !s.ready.Load() { // as istiod says it; the client tries the next server
+func (n *nodes) serve(ctx context.Context, state *state, delta bool, serve func(context.Context, *node) error) error {
+	if !n.ready() { // as istiod says it; the client tries the next server
 		return status.Error(codes.Unavailable, "the registries were not read yet")
 	}
-	n, err := s.nodes.open(rpc.Context(), delta)
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	one, err := n.open(ctx, state, delta, end)
 	if err != nil {
 		return err
 	}
-	n.state, n.send, n.epoch = s.state, rpc.SendMsg, s.state.epoch.Load()
-	defer func() {
-		s.nodes.close(n)
-		for _, sub := range n.subs {
-			s.state.leave(sub.group)
-		}
-	}()
-	requests, ended := make(chan *request), make(chan struct{})
-	go func() {
-		defer close(ended)
-		last := map[string]*names{}
-		for {
-			r := &request{delta: delta, lists: s.nodes.lists, last: slices.Collect(maps.Values(last))}
-			if rpc.RecvMsg(r) != nil { // the node has gone, or the server ends
-				return
-			}
-			if r.names != nil && (len(last) < maxTypes || last[r.typeURL] != nil) {
-				last[r.typeURL] = r.names
-			}
-			select {
-			case requests <- r:
-			case <-rpc.Context().Done():
-				return
-			}
-		}
-	}()
-	for {
-		select {
-		case r := <-requests:
-			if err := n.take(r); err != nil {
-				return err
-			}
-		case <-n.wake:
-		case <-ended:
-			return nil
-		}
-		if err := n.regroup(); err != nil {
+	defer n.close(one)
+	if err := serve(ctx, one); err != nil {
+		return err
+	}
+	return context.Cause(ctx)
+}
+
+// callbacks see every request before go-control-plane does, and every response.
+func (n *node) callbacks() xds.CallbackFuncs {
+	return xds.CallbackFuncs{
+		StreamRequestFunc: func(_ int64, r *discovery.DiscoveryRequest) (err error) {
+			_, r.ResourceNames, err = n.asked(r.Node, r.TypeUrl, r.ResponseNonce, r.ErrorDetail, r.ResourceNames)
 			return err
-		}
-		if err := n.push(rpc.Context()); err != nil {
+		},
+		StreamDeltaRequestFunc: func(_ int64, r *discovery.DeltaDiscoveryRequest) (err error) {
+			var s *subscription
+			if s, r.ResourceNamesSubscribe, err = n.asked(r.Node, r.TypeUrl, r.ResponseNonce, r.ErrorDetail, r.ResourceNamesSubscribe); err == nil {
+				s.initial, r.InitialResourceVersions = r.InitialResourceVersions, nil // compared once, and not kept
+			}
 			return err
-		}
+		},
+		StreamResponseFunc: func(_ context.Context, _ int64, _ *discovery.DiscoveryRequest, r *discovery.DiscoveryResponse) {
+			n.sent(r.TypeUrl, r.VersionInfo, r.Nonce, len(r.Resources))
+		},
+		StreamDeltaResponseFunc: func(_ int64, _ *discovery.DeltaDiscoveryRequest, r *discovery.DeltaDiscoveryResponse) {
+			n.sent(r.TypeUrl, r.SystemVersionInfo, r.Nonce, len(r.Resources))
+		},
 	}
 }
 
-// take reads a request into the subscriptions.
-func (n *node) take(r *request) error {
-	if r.node != nil && n.from == nil {
-		n.introduce(r.node)
+// asked notes a request. The first one of a type makes its subscription. It returns
+// the names as other nodes have them.
+func (n *node) asked(from *core.Node, typeURL, nonce string, refused *rpc.Status, names []string) (*subscription, []string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if from != nil && n.from == nil {
+		n.from, n.ID, n.Kind = from, from.GetId(), kindOf(from)
 	}
-	if r.typeURL == "" {
-		return status.Error(codes.InvalidArgument, "type URL is required for ADS")
-	}
-	s := n.subs[r.typeURL]
-	first := s == nil
-	if first {
+	s := n.sub(typeURL)
+	if s == nil {
 		if len(n.subs) == maxTypes {
-			return status.Error(codes.ResourceExhausted, "too many types")
+			return nil, nil, status.Error(codes.ResourceExhausted, "too many types")
 		}
-		table, group, err := n.state.table(r.typeURL, n.from)
-		if err != nil {
-			return status.Error(codes.InvalidArgument, err.Error())
+		s = &subscription{TypeOf: TypeOf{TypeURL: typeURL}, delta: n.Delta, epoch: n.state.epoch.Load()}
+		var err error
+		if s.table, s.group, err = n.state.table(typeURL, n.from); err != nil {
+			return nil, nil, status.Error(codes.InvalidArgument, err.Error())
 		}
-		s = &subscription{table: table, group: group, delta: n.Delta, names: noNames, all: true}
-		s.legacy = table != nil && table.whole
-		n.subs[r.typeURL] = s
+		s.Served = s.table != nil
+		n.subs = append(n.subs, s)
 	}
-	switch {
-	case r.nonce != "" && r.nonce == s.nonce:
-		s.waiting = false
-		n.acknowledged(r)
-	case first, r.nonce == "" && !n.Delta: // a client that begins again
-		s.all, s.waiting = true, false
-	case !n.Delta:
-		return nil // of an older response: the node has not seen the last one yet
+	if nonce != "" && nonce == s.nonce {
+		n.acknowledged(s, refused)
 	}
-	if n.Delta {
-		s.updated(r, n.lists, first)
-	} else {
-		s.replaced(r)
-	}
-	n.asked(r.typeURL, s)
-	return nil
+	names, n.names = n.lists.shared(s.table, names)
+	return s, names, nil
 }
 
-// replaced takes the names of a state-of-the-world request: all that are wanted.
-func (s *subscription) replaced(r *request) {
-	before, all := s.names, s.wildcard
-	if s.legacy = s.legacy && len(r.names.list) == 0 && !r.wildcard; s.legacy {
-		s.wildcard = true
-		return
-	}
-	s.names, s.wildcard = r.names, r.wildcard
-	if s.all || s.table == nil {
-		return
-	}
-	added := s.names.without(before)
+var _ cache.ConfigWatcher = (*node)(nil)
+
+// CreateWatch takes a request of state of the world: all names that are wanted.
+func (n *node) CreateWatch(r *cache.Request, asks cache.Subscription, out chan cache.Response) (func(), error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.sub(r.TypeUrl)
+	before, same := s.asks, s.names == n.names
+	s.asks, s.names, s.Names = asks, n.names, len(asks.SubscribedResources())
 	switch {
-	case s.wildcard && !all:
+	case before == nil || r.ResponseNonce == "" || asks.IsWildcard() && !before.IsWildcard(): // or it begins again
 		s.all = true
-	case len(added) > 0 && s.table.whole:
-		s.force = true
-	case len(added) > 0 && !all:
-		s.fresh = append(s.fresh, added...)
-	}
-}
-
-// updated takes an incremental request: what is wanted more, and less.
-func (s *subscription) updated(r *request, p *nameLists, first bool) {
-	if s.legacy = s.legacy && len(r.subscribe) == 0 && !r.wildcard; s.legacy {
-		s.wildcard = true
-	} else {
-		begins := r.wildcard && !s.wildcard
-		s.wildcard = s.wildcard && !r.unwildcard || r.wildcard
-		s.all = s.all || begins
-	}
-	if len(r.subscribe)+len(r.unsubscribe) > 0 {
-		list := slices.Concat(s.names.list, r.subscribe)
-		if len(r.unsubscribe) > 0 {
-			drop := p.of(slices.Clone(r.unsubscribe))
-			list = slices.DeleteFunc(list, drop.has)
-		}
-		s.names = p.of(list)
-	}
-	if s.table == nil {
-		return
-	}
-	switch {
-	case first && len(r.initial) > 0:
-		s.table.compare(s, r.initial)
-		s.force = s.wildcard
-	case first || s.all:
+	case same || s.table == nil:
 	default:
-		s.fresh = append(s.fresh, r.subscribe...)
-		if s.wildcard { // told what becomes of them
-			s.fresh = append(s.fresh, r.unsubscribe...)
+		for name := range asks.SubscribedResources() {
+			if _, had := before.SubscribedResources()[name]; had {
+				continue
+			}
+			if s.table.whole { // else absence says nothing
+				s.force = true
+			} else if !before.IsWildcard() {
+				s.fresh = append(s.fresh, name)
+			}
 		}
 	}
-	if len(r.subscribe) > 0 {
-		s.waiting = false // it wants an answer now
-	}
+	return n.watch(s, func(a *answer) { a.sotw = r; out <- a })
 }
 
-// regroup looks for the groups of the node again, when rules tell nodes apart by
-// something else than before.
-func (n *node) regroup() error {
+// CreateDeltaWatch takes an incremental one: what is wanted more, and less.
+func (n *node) CreateDeltaWatch(r *cache.DeltaRequest, asks cache.Subscription, out chan cache.DeltaResponse) (func(), error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	s := n.sub(r.TypeUrl)
+	before := s.asks
+	s.asks, s.Names = asks, len(asks.SubscribedResources())
+	switch {
+	case before == nil && len(s.initial) > 0 && s.table != nil:
+		s.table.compare(s)
+		s.force = asks.IsWildcard()
+	case before == nil || asks.IsWildcard() && !before.IsWildcard():
+		s.all = true
+	default:
+		for _, name := range r.ResourceNamesSubscribe {
+			if name != "*" {
+				s.fresh = append(s.fresh, name)
+			}
+		}
+	}
+	s.initial = nil
+	for name := range asks.ReturnedResources() { // unsubscribed while it wants all: told what becomes of them
+		s.fresh = append(s.fresh, name)
+	}
+	return n.watch(s, func(a *answer) { a.delta = r; out <- a })
+}
+
+// watch waits for one answer to a request; there may be one at once. mu is held.
+// The channels of go-control-plane have room for one of every type.
+func (n *node) watch(s *subscription, out func(*answer)) (cancel func(), err error) {
+	if s.table == nil { // a type that is not served is answered by nothing
+		return nil, nil
+	}
+	s.out = out
+	n.push()
+	return func() {
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		s.out = nil
+	}, nil
+}
+
+// push answers what waits, if there is something to say. mu is held.
+func (n *node) push() {
 	epoch := n.state.epoch.Load()
-	if n.epoch == epoch {
-		return nil
-	}
-	for typeURL, s := range n.subs {
-		if s.group == nil {
-			continue
-		}
-		table, group, err := n.state.table(typeURL, n.from)
-		if err != nil {
-			return status.Error(codes.InvalidArgument, err.Error())
-		}
-		if table != s.table {
-			s.move(table)
-		}
-		n.state.leave(s.group)
-		s.group = group
-		n.asked(typeURL, s)
-	}
-	n.epoch = epoch
-	return nil
-}
-
-// push sends what there is to send.
-func (n *node) push(ctx context.Context) error {
 	for _, bury := range []bool{false, true} {
 		for i, typeURL := range order {
-			s := n.subs[typeURL]
-			if s == nil || s.table == nil || s.waiting || bury && n.behind(order[i+1:]) {
+			s := n.sub(typeURL)
+			if s == nil || s.out == nil || bury && n.behind(order[i+1:], epoch) {
 				continue
 			}
-			a, err := s.table.next(s, bury)
-			if err != nil {
-				return status.Error(codes.Aborted, err.Error()) // it comes back and says what it has
+			err := n.regroup(s, epoch)
+			var a *answer
+			if err == nil {
+				a, err = s.table.next(s, bury)
 			}
-			if a == nil {
-				continue
-			}
-			n.nonce++
-			s.nonce, s.waiting = strconv.FormatUint(n.nonce, 10), true
-			n.sent(typeURL, a)
-			if err := n.send(newResponse(a, typeURL, s.nonce)); err != nil {
-				return fmt.Errorf("send to %s: %w", n.ID, err)
+			switch {
+			case err != nil: // the node comes back and says what it has
+				n.end(status.Error(codes.Aborted, err.Error()))
+				return
+			case a != nil:
+				a.node = n
+				s.out(a)
+				s.out = nil
 			}
 		}
 	}
-	return ctx.Err()
 }
 
 // behind tells whether there is more to say of these types.
-func (n *node) behind(types []string) bool {
+func (n *node) behind(types []string, epoch uint64) bool {
 	for _, typeURL := range types {
-		if s := n.subs[typeURL]; s != nil && (s.all || s.told < s.table.at()) {
+		if s := n.sub(typeURL); s != nil && (s.all || s.told < s.table.at() || s.group != nil && s.epoch != epoch) {
 			return true
 		}
 	}
 	return false
 }
 
-// introduce learns who the node is.
-func (n *node) introduce(from *core.Node) {
-	n.from = from
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.ID, n.Kind = from.GetId(), kindOf(from)
-}
-
-// acknowledged notes that a node took, or refused, what it was sent.
-func (n *node) acknowledged(r *request) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	t := n.of(r.typeURL)
-	if r.nacked {
-		t.Nacked = r.nack
-		n.nacks.Add(1)
-		n.log.Warn("a node refused what it was sent", "node", n.ID, "type", r.typeURL, "version", t.Sent, "reason", r.nack)
-		return
+// regroup looks for the group again, when rules tell nodes apart by something else
+// than before.
+func (n *node) regroup(s *subscription, epoch uint64) error {
+	if s.group == nil || s.epoch == epoch {
+		return nil
 	}
-	t.Acked, t.AckedAt, t.Nacked = t.Sent, time.Now(), ""
-}
-
-func (n *node) asked(typeURL string, s *subscription) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	t := n.of(typeURL)
-	t.Names, t.Served, t.Group = len(s.names.list), s.table != nil, ""
-	if s.group != nil {
-		t.Group = s.group.id
+	table, group, err := n.state.table(s.TypeURL, n.from)
+	if err != nil {
+		return err
 	}
+	if table != s.table {
+		s.move(table)
+	}
+	n.state.leave(s.group)
+	s.group, s.epoch = group, epoch
+	return nil
 }
 
-func (n *node) sent(typeURL string, a *answer) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.responses.Add(1)
-	t := n.of(typeURL)
-	t.Sent, t.SentAt, t.Resources = a.version, time.Now(), a.resources
-	t.Responses++
+// answer is what a node is to be sent, for go-control-plane.
+type answer struct {
+	node    *node
+	sub     *subscription
+	sotw    *discovery.DiscoveryRequest      // that it answers,
+	delta   *discovery.DeltaDiscoveryRequest // or this one
+	version string
+	entries []*entry
+	removed []string
+	after   position // of the subscription, once it was sent
+}
+
+func (a *answer) GetDiscoveryResponse() (*discovery.DiscoveryResponse, error) {
+	r := &discovery.DiscoveryResponse{VersionInfo: a.version, TypeUrl: a.sub.TypeURL, Resources: make([]*anypb.Any, len(a.entries))}
+	for i, e := range a.entries {
+		r.Resources[i] = e.resource.Resource
+	}
+	return r, nil
+}
+
+func (a *answer) GetDeltaDiscoveryResponse() (*discovery.DeltaDiscoveryResponse, error) {
+	r := &discovery.DeltaDiscoveryResponse{SystemVersionInfo: a.version, TypeUrl: a.sub.TypeURL, RemovedResources: a.removed, Resources: make([]*discovery.Resource, len(a.entries))}
+	for i, e := range a.entries {
+		r.Resources[i] = e.resource
+	}
+	return r, nil
+}
+
+func (a *answer) GetRequest() *discovery.DiscoveryRequest           { return a.sotw }
+func (a *answer) GetDeltaRequest() *discovery.DeltaDiscoveryRequest { return a.delta }
+func (a *answer) GetVersion() (string, error)                       { return a.version, nil }
+func (a *answer) GetSystemVersion() (string, error)                 { return a.version, nil }
+func (a *answer) GetResponseVersion() string                        { return a.version }
+func (a *answer) GetContext() context.Context                       { return context.Background() }
+func (a *answer) GetNextVersionMap() map[string]string              { return a.GetReturnedResources() }
+
+// GetReturnedResources is called when the answer is sent; one that go-control-plane
+// dropped for a newer request was not. What the node has now is known by a number:
+// go-control-plane is given no names to keep.
+func (a *answer) GetReturnedResources() map[string]string {
+	a.node.mu.Lock()
+	defer a.node.mu.Unlock()
+	a.sub.position = a.after
+	a.node.push() // what waited for this
+	return map[string]string{}
 }

@@ -8,61 +8,28 @@ import (
 	"slices"
 	"sync"
 
-	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/encoding/protowire"
+	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 )
 
-// entry is one resource, marshalled once for all nodes: as the field resources of
-// a response of state of the world, and of an incremental one.
+// entry is one resource, marshalled once for all nodes.
 type entry struct {
-	version     string
-	sotw, delta mem.SliceBuffer
-	any         mem.SliceBuffer // a part of sotw
+	version  string
+	resource *discovery.Resource // what state of the world is sent is a part of it
 }
 
 func newEntry(name string, m proto.Message) *entry { return packed(name, pack(m)) }
 
 func packed(name string, a *anypb.Any) *entry {
-	e := &entry{version: versionOf(a.Value)}
-	size := protowire.SizeBytes(len(a.TypeUrl)) + protowire.SizeBytes(len(a.Value)) + 2
-	e.sotw = make([]byte, 0, 2+10+size)
-	e.sotw = protowire.AppendTag(e.sotw, outResources, protowire.BytesType)
-	e.sotw = protowire.AppendVarint(e.sotw, uint64(size))
-	head := len(e.sotw)
-	e.sotw = appendText(e.sotw, 1, a.TypeUrl)
-	e.sotw = protowire.AppendBytes(protowire.AppendTag(e.sotw, 2, protowire.BytesType), a.Value)
-	e.any = e.sotw[head:]
-	inner := protowire.SizeBytes(len(e.version)) + protowire.SizeBytes(len(name)) + protowire.SizeBytes(size) + 3
-	e.delta = make([]byte, 0, 2+10+inner)
-	e.delta = protowire.AppendTag(e.delta, outResources, protowire.BytesType)
-	e.delta = protowire.AppendVarint(e.delta, uint64(inner))
-	e.delta = appendText(e.delta, 1, e.version)
-	e.delta = protowire.AppendBytes(protowire.AppendTag(e.delta, 2, protowire.BytesType), e.any)
-	e.delta = appendText(e.delta, 3, name)
-	return e
+	v := versionOf(a.Value)
+	return &entry{v, &discovery.Resource{Name: name, Version: v, Resource: a}}
 }
 
 func versionOf(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:8])
-}
-
-// message is the resource.
-func (e *entry) message() (proto.Message, error) {
-	var a anypb.Any
-	if err := proto.Unmarshal(e.any, &a); err != nil {
-		return nil, err
-	}
-	return a.UnmarshalNew()
-}
-
-func (e *entry) wire(delta bool) mem.SliceBuffer {
-	if delta {
-		return e.delta
-	}
-	return e.sotw
 }
 
 // table has the resources of one type. Changes are numbered; what a node knows is
@@ -79,7 +46,7 @@ type table struct {
 	sum     [sha256.Size]byte // of all names and versions, in any order
 	seq     uint64            // of changes
 	recent  []change          // the last ones
-	chunks  map[chunkID]chunk // made since the last change
+	sorted  []*entry          // all by name; nil: not made since the last change
 }
 
 type slot struct {
@@ -97,26 +64,8 @@ const (
 	maxGone     = 1 << 14
 )
 
-// chunkID is what a chunk is made of; chunk is the encoding of many resources that
-// several nodes are sent.
-type chunkID struct {
-	names *names // nil: all
-	since uint64 // 0: everything
-	delta bool
-}
-
-type chunk struct {
-	bytes     mem.SliceBuffer
-	resources int
-}
-
-const (
-	small  = 32 // resources that are not worth a chunk
-	chunks = 16 // at once
-)
-
 func newTable(typeURL string, whole bool) *table {
-	return &table{typeURL: typeURL, whole: whole, entries: map[string]slot{}, gone: map[string]slot{}, chunks: map[chunkID]chunk{}}
+	return &table{typeURL: typeURL, whole: whole, entries: map[string]slot{}, gone: map[string]slot{}}
 }
 
 // update sets resources, and removes those that are nil. What has not changed is
@@ -156,7 +105,7 @@ func (t *table) update(resources map[string]*entry) int {
 		t.recent = slices.Delete(t.recent, 0, 1)
 	}
 	t.recent = append(t.recent, change{t.seq, changed})
-	clear(t.chunks)
+	t.sorted = nil
 	return len(changed)
 }
 
@@ -198,32 +147,32 @@ func (t *table) since(seq uint64, s *subscription) []string {
 
 // subscription is what one stream has asked for of one type, and what it was told.
 type subscription struct {
-	table    *table // nil: the type is not served
-	group    *group // that it belongs to; nil: all nodes have the same
-	delta    bool
-	wildcard bool
-	legacy   bool   // nothing was ever asked for by name: all
-	names    *names // asked for by name
+	TypeOf
+	table *table // nil: the type is not served
+	group *group // that it belongs to; nil: all nodes have the same
+	epoch uint64 // of the group
+	delta bool
+	nonce string // of the last response
 
-	told   uint64 // changes up to here were sent,
-	buried uint64 // but removals only up to here
-	all    bool   // everything is to be sent,
-	fresh  []string
-	forget []string // names that a node knows from elsewhere, and that are not there
-	force  bool     // something is to be sent, even if it is nothing
-
-	nonce   string // of the last response
-	waiting bool   // for its acknowledgement
+	asks    cache.Subscription // while out is there nobody changes it; nil: nothing yet
+	names   uint64             // tells its names from others
+	initial map[string]string  // versions that a node has from elsewhere, until they are compared
+	out     func(*answer)      // takes the answer that the node waits for; nil: it waits for none
+	position
 }
 
-func (s *subscription) wants(name string) bool { return s.wildcard || s.names.has(name) }
+// position is how far a node was told.
+type position struct {
+	told, buried uint64   // changes up to here, but removals only up to there
+	all          bool     // everything is to be sent,
+	fresh        []string // or these too
+	forget       []string // names that a node knows from elsewhere, and that are not there
+	force        bool     // something is to be sent, even if it is nothing
+}
 
-// answer is what a node is to be sent.
-type answer struct {
-	version   string
-	parts     mem.BufferSlice
-	resources int
-	removed   []string
+func (s *subscription) wants(name string) bool {
+	_, asked := s.asks.SubscribedResources()[name]
+	return asked || s.asks.IsWildcard()
 }
 
 var errBehind = errors.New("too much was removed since the last acknowledgement")
@@ -233,111 +182,97 @@ var errBehind = errors.New("too much was removed since the last acknowledgement"
 func (t *table) next(s *subscription, bury bool) (*answer, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	whole, partial := t.whole && !s.delta, !t.whole && !s.delta
-	bury = bury || partial // there absence says nothing
-	if !s.all && !s.force && len(s.fresh)+len(s.forget) == 0 && s.told == t.seq && (!bury || s.buried == t.seq) {
+	p := s.position
+	whole, wildcard := t.whole && !s.delta, s.asks.IsWildcard()
+	bury = bury || !t.whole && !s.delta // there absence says nothing
+	if !p.all && !p.force && len(p.fresh)+len(p.forget) == 0 && p.told == t.seq && (!bury || p.buried == t.seq) {
 		return nil, nil
 	}
-	if s.delta && s.wildcard && !s.all && s.buried < t.floor {
+	if p.told == 0 || p.all && !s.delta { // it has nothing that is gone
+		p.buried = t.seq
+	}
+	if s.delta && wildcard && p.buried < t.floor {
 		return nil, errBehind
 	}
 	there := func(name string) bool { _, ok := t.entries[name]; return ok }
-	a := &answer{version: t.version()}
-	id := chunkID{delta: s.delta, names: s.names}
-	if s.wildcard {
-		id.names = nil
-	}
-	said := s.force
-	if s.all {
-		said = said || whole || s.delta && s.wildcard
-		t.fill(a, id, true, t.all(s))
-		if s.delta && !s.wildcard { // told at once that they are not there
-			a.removed = slices.DeleteFunc(slices.Clone(s.names.list), there)
-		}
-		s.buried = t.seq
+	gone := slices.DeleteFunc(t.since(p.buried, s), there)
+	a := &answer{sub: s, version: t.version()}
+	said := p.force || p.all && (whole || s.delta && wildcard)
+	if p.all {
+		a.entries = t.wanted(s)
 	} else {
-		list := t.since(s.told, s)
-		if len(s.fresh) > 0 {
-			list = append(list, s.fresh...)
-			slices.Sort(list)
-			list = slices.Compact(list)
-		}
-		changed := slices.DeleteFunc(slices.Clone(list), func(name string) bool { return !there(name) })
-		gone := slices.DeleteFunc(t.since(s.buried, s), there)
-		switch {
-		case whole:
-			if said = said || len(changed) > 0 || bury && len(gone) > 0; said {
-				t.fill(a, id, true, t.all(s))
-			}
+		changed := slices.DeleteFunc(append(t.since(p.told, s), p.fresh...), func(name string) bool { return !there(name) })
+		switch said = said || whole && (len(changed) > 0 || bury && len(gone) > 0); {
+		case !whole:
+			a.entries = t.named(changed)
+		case said:
+			a.entries = t.wanted(s)
 			for _, name := range gone {
-				if e, kept := t.gone[name]; said && !bury && kept {
-					a.parts, a.resources = append(a.parts, e.sotw), a.resources+1
+				if e, kept := t.gone[name]; kept && !bury {
+					a.entries = append(slices.Clip(a.entries), e.entry)
 				}
 			}
-		default:
-			id.since = s.told
-			t.fill(a, id, len(s.fresh) == 0, changed)
 		}
-		if s.delta {
-			a.removed = append(slices.DeleteFunc(s.fresh, there), s.forget...)
-			if bury {
-				a.removed = append(a.removed, gone...)
+	}
+	if s.delta {
+		a.removed = append(slices.DeleteFunc(slices.Clone(p.fresh), there), p.forget...)
+		if bury {
+			a.removed = append(a.removed, gone...)
+		}
+		for name := range s.asks.SubscribedResources() { // told at once that they are not there
+			if p.all && !there(name) {
+				a.removed = append(a.removed, name)
 			}
-			slices.Sort(a.removed)
-			a.removed = slices.Compact(a.removed)
 		}
 	}
-	s.told, s.all, s.fresh, s.forget, s.force = t.seq, false, nil, nil, false
+	slices.Sort(a.removed)
+	a.removed = slices.Compact(a.removed)
+	a.after = position{told: t.seq, buried: p.buried}
 	if bury {
-		s.buried = t.seq
+		a.after.buried = t.seq
 	}
-	if !said && a.resources == 0 && len(a.removed) == 0 {
+	if !said && len(a.entries)+len(a.removed) == 0 {
+		s.position = a.after
 		return nil, nil
 	}
 	return a, nil
 }
 
-// all are the names of everything that a node has asked for.
-func (t *table) all(s *subscription) []string {
-	if s.wildcard {
-		return nil // see fill
+// wanted is everything that a node has asked for.
+func (t *table) wanted(s *subscription) []*entry {
+	switch {
+	case !s.asks.IsWildcard():
+		return t.named(slices.Collect(maps.Keys(s.asks.SubscribedResources())))
+	case t.sorted == nil:
+		t.sorted = t.named(slices.Collect(maps.Keys(t.entries)))
 	}
-	return s.names.list
+	return t.sorted
 }
 
-// fill puts resources into an answer; nil is all. Many that several nodes are sent
-// become one chunk.
-func (t *table) fill(a *answer, id chunkID, shared bool, list []string) {
-	everything := list == nil && id.names == nil && id.since == 0
-	if c, ok := t.chunks[id]; ok && shared {
-		a.parts, a.resources = append(a.parts, c.bytes), c.resources
-		return
-	}
-	if everything {
-		list = slices.Sorted(maps.Keys(t.entries))
-	}
-	size := 0
-	var parts mem.BufferSlice
-	for _, name := range list {
+// named are the resources of some names, in order.
+func (t *table) named(names []string) []*entry {
+	slices.Sort(names)
+	list := make([]*entry, 0, len(names))
+	for _, name := range slices.Compact(names) {
 		if e, ok := t.entries[name]; ok {
-			b := e.wire(id.delta)
-			parts = append(parts, b)
-			size += len(b)
+			list = append(list, e.entry)
 		}
 	}
-	a.parts, a.resources = append(a.parts, parts...), len(parts)
-	if !shared || len(parts) <= small {
+	return list
+}
+
+// intern puts the table's own strings in the place of equal ones.
+func (t *table) intern(names []string) {
+	if t == nil {
 		return
 	}
-	bytes := make(mem.SliceBuffer, 0, size)
-	for _, b := range parts {
-		bytes = append(bytes, b.ReadOnlyData()...)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for i, name := range names {
+		if e, ok := t.entries[name]; ok {
+			names[i] = e.resource.Name
+		}
 	}
-	if len(t.chunks) == chunks {
-		clear(t.chunks)
-	}
-	t.chunks[id] = chunk{bytes, len(parts)}
-	a.parts = append(a.parts[:len(a.parts)-len(parts)], bytes)
 }
 
 // clone is a table of its own with the same resources.
@@ -394,27 +329,21 @@ func (t *table) at() uint64 {
 
 // compare sets a subscription to what differs from the versions that a node has of
 // before: from an earlier stream, perhaps with another server.
-func (t *table) compare(s *subscription, versions map[string]string) {
+func (t *table) compare(s *subscription) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	s.told, s.buried, s.all = t.seq, t.seq, false
-	differs := func(name string) bool {
-		e, there := t.entries[name]
-		return there && versions[name] != e.version
-	}
-	if s.wildcard {
-		for name := range t.entries {
-			if differs(name) {
-				s.fresh = append(s.fresh, name)
-			}
-		}
-	}
-	for _, name := range s.names.list {
-		if _, there := t.entries[name]; !there || differs(name) {
+	s.position = position{told: t.seq, buried: t.seq}
+	for name, e := range t.entries {
+		if s.wants(name) && s.initial[name] != e.version {
 			s.fresh = append(s.fresh, name)
 		}
 	}
-	for name := range versions {
+	for name := range s.asks.SubscribedResources() {
+		if _, there := t.entries[name]; !there {
+			s.forget = append(s.forget, name)
+		}
+	}
+	for name := range s.initial {
 		if _, there := t.entries[name]; !there && s.wants(name) {
 			s.forget = append(s.forget, name)
 		}

@@ -1,18 +1,24 @@
 package controlplane
 
 import (
+	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"maps"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"testing"
+	"testing/synctest"
+	"unsafe"
 
 	endpoint "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discovery "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
+	"github.com/envoyproxy/go-control-plane/pkg/cache/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/anypb"
+	"github.com/envoyproxy/go-control-plane/pkg/server/stream/v3"
+	"google.golang.org/grpc"
 )
 
 func assignment(name string, revision int) *entry {
@@ -21,130 +27,245 @@ func assignment(name string, revision int) *entry {
 
 // memory keeps what it is sent, as a client of the protocol does.
 type memory struct {
-	whole, delta bool
-	has          map[string]string // versions by name
+	whole bool
+	has   map[string]string // versions by name
 }
 
-func (m *memory) take(t *testing.T, a *answer) {
+func (m *memory) take(t *testing.T, r *discovery.DiscoveryResponse) {
 	t.Helper()
-	b, err := codec{}.Marshal(newResponse(a, "x", "1"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if m.delta {
-		var r discovery.DeltaDiscoveryResponse
-		if err := proto.Unmarshal(b.Materialize(), &r); err != nil || r.SystemVersionInfo != a.version || r.Nonce != "1" || r.TypeUrl != "x" || len(r.Resources) != a.resources {
-			t.Fatalf("%v %v", err, &r)
-		}
-		for _, one := range r.Resources {
-			m.has[one.Name] = one.Version
-			if versionOf(one.Resource.Value) != one.Version {
-				t.Fatalf("%s: version %s", one.Name, one.Version)
-			}
-		}
-		for _, name := range r.RemovedResources {
-			delete(m.has, name)
-		}
-		return
-	}
-	var r discovery.DiscoveryResponse
-	if err := proto.Unmarshal(b.Materialize(), &r); err != nil || r.VersionInfo != a.version || r.Nonce != "1" || r.TypeUrl != "x" || len(r.Resources) != a.resources {
-		t.Fatalf("%v %v", err, &r)
-	}
 	if m.whole {
 		clear(m.has)
 	}
 	for _, one := range r.Resources {
 		var v endpoint.ClusterLoadAssignment
-		if err := (*anypb.Any)(one).UnmarshalTo(&v); err != nil {
+		if err := one.UnmarshalTo(&v); err != nil {
 			t.Fatal(err)
 		}
 		m.has[v.ClusterName] = versionOf(one.Value)
 	}
 }
 
-// TestTableConverges changes a table at random while nodes ask late and for other
-// names, state of the world and incrementally: each ends with what the table has,
-// also when more has changed than is kept.
-func TestTableConverges(t *testing.T) {
+func (m *memory) takeDelta(t *testing.T, r *discovery.DeltaDiscoveryResponse) {
+	t.Helper()
+	for _, one := range r.Resources {
+		if m.has[one.Name] = one.Version; versionOf(one.Resource.Value) != one.Version {
+			t.Fatalf("%s: version %s", one.Name, one.Version)
+		}
+	}
+	for _, name := range r.RemovedResources {
+		delete(m.has, name)
+	}
+}
+
+// pipe is a stream without a network.
+type pipe[Req, Resp any] struct {
+	grpc.ServerStream
+	ctx context.Context
+	in  chan Req
+	out chan Resp
+}
+
+func newPipe[Req, Resp any](ctx context.Context) *pipe[Req, Resp] {
+	return &pipe[Req, Resp]{ctx: ctx, in: make(chan Req, 100), out: make(chan Resp)}
+}
+
+func (p *pipe[Req, Resp]) Context() context.Context { return p.ctx }
+
+func (p *pipe[Req, Resp]) Recv() (r Req, err error) {
+	select {
+	case r = <-p.in:
+		return r, nil
+	case <-p.ctx.Done():
+		return r, p.ctx.Err()
+	}
+}
+
+func (p *pipe[Req, Resp]) Send(r Resp) error {
+	select {
+	case p.out <- r:
+		return nil
+	case <-p.ctx.Done():
+		return p.ctx.Err()
+	}
+}
+
+// tester is a client behind a pipe, with one type.
+type tester struct {
+	memory
+	typeURL string
+	delta   bool
+	asks    []string // by name, or *
+	legacy  bool     // nothing was asked for by name
+	nonce   string   // to acknowledge
+	version string
+	sotw    *pipe[*discovery.DiscoveryRequest, *discovery.DiscoveryResponse]
+	incr    *pipe[*discovery.DeltaDiscoveryRequest, *discovery.DeltaDiscoveryResponse]
+}
+
+// connect opens a stream with what the client has.
+func (c *tester) connect(ctx context.Context, s *Server) {
+	c.nonce = ""
+	if c.delta {
+		c.incr = newPipe[*discovery.DeltaDiscoveryRequest, *discovery.DeltaDiscoveryResponse](ctx)
+		go func() { _ = s.DeltaAggregatedResources(c.incr) }()
+		c.incr.in <- &discovery.DeltaDiscoveryRequest{Node: agentNode(), TypeUrl: c.typeURL, ResourceNamesSubscribe: slices.Clone(c.asks), InitialResourceVersions: maps.Clone(c.has)}
+		return
+	}
+	c.sotw = newPipe[*discovery.DiscoveryRequest, *discovery.DiscoveryResponse](ctx)
+	go func() { _ = s.StreamAggregatedResources(c.sotw) }()
+	c.sotw.in <- &discovery.DiscoveryRequest{Node: agentNode(), TypeUrl: c.typeURL, ResourceNames: slices.Clone(c.asks)}
+}
+
+// ask changes what is wanted.
+func (c *tester) ask(names ...string) {
+	more := slices.DeleteFunc(slices.Clone(names), func(n string) bool { return slices.Contains(c.asks, n) })
+	less := slices.DeleteFunc(slices.Clone(c.asks), func(n string) bool { return slices.Contains(names, n) })
+	c.asks, c.legacy = names, false
+	if c.delta {
+		maps.DeleteFunc(c.has, func(name, _ string) bool { return !c.wants(name) })
+		c.incr.in <- &discovery.DeltaDiscoveryRequest{TypeUrl: c.typeURL, ResourceNamesSubscribe: more, ResourceNamesUnsubscribe: less}
+	} else {
+		c.sotw.in <- &discovery.DiscoveryRequest{TypeUrl: c.typeURL, ResourceNames: slices.Clone(names), ResponseNonce: c.nonce, VersionInfo: c.version}
+	}
+}
+
+// drain takes and acknowledges up to so many responses, until there are none.
+func (c *tester) drain(t *testing.T, most int) {
+	for range most {
+		synctest.Wait()
+		if c.delta {
+			select {
+			case r := <-c.incr.out:
+				c.takeDelta(t, r)
+				maps.DeleteFunc(c.has, func(name, _ string) bool { return !c.wants(name) })
+				c.incr.in <- &discovery.DeltaDiscoveryRequest{TypeUrl: c.typeURL, ResponseNonce: r.Nonce}
+				continue
+			default:
+			}
+		} else {
+			select {
+			case r := <-c.sotw.out:
+				c.take(t, r)
+				c.nonce, c.version = r.Nonce, r.VersionInfo
+				c.sotw.in <- &discovery.DiscoveryRequest{TypeUrl: c.typeURL, ResourceNames: slices.Clone(c.asks), ResponseNonce: c.nonce, VersionInfo: c.version}
+				continue
+			default:
+			}
+		}
+		return
+	}
+}
+
+func (c *tester) wants(name string) bool {
+	return c.legacy || slices.Contains(c.asks, name) || slices.Contains(c.asks, "*")
+}
+
+func unserved() *Server {
+	s := &Server{state: newState(), nodes: newNodes(func() bool { return true }, slog.New(slog.DiscardHandler))}
+	return s
+}
+
+// TestConverges changes a table at random while a node behind go-control-plane's
+// server asks late, for other names, for all beside names, and comes again with what
+// it has, state of the world and incrementally: it ends with what the table has, also
+// when more has changed than is kept.
+func TestConverges(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	letters := []string{"a", "b", "c", "d", "e"}
 	for round := range 400 {
 		whole, delta, all := round%2 == 0, round%4 < 2, round%8 < 4
-		table, lists := newTable(resource.EndpointType, whole), newNameLists()
-		sub := &subscription{table: table, delta: delta, names: noNames, all: true}
-		node := &memory{whole, delta, map[string]string{}}
-		ask := func(list ...string) {
-			r := &request{delta: delta, wildcard: all && len(list) == 0, subscribe: list}
-			if !delta {
-				r.names = lists.of(slices.Clone(list))
-				sub.replaced(r)
-				return
+		synctest.Test(t, func(t *testing.T) {
+			s := unserved()
+			table, typeURL := s.state.base.endpoints, resource.EndpointType
+			if whole {
+				table, typeURL = s.state.clusters, resource.ClusterType
 			}
-			for _, name := range sub.names.list {
-				if !slices.Contains(list, name) {
-					r.unsubscribe = append(r.unsubscribe, name)
+			c := &tester{memory: memory{whole, map[string]string{}}, typeURL: typeURL, delta: delta}
+			switch {
+			case all && whole:
+				c.legacy = true
+			case all:
+				c.asks = []string{"*"}
+			default:
+				c.asks = []string{"a", "b", "c"}
+			}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer func() { cancel() }()
+			c.connect(ctx, s)
+			changes := random.IntN(2 * keptChanges)
+			for i := range changes {
+				name := letters[random.IntN(5)]
+				var e *entry
+				if random.IntN(4) > 0 {
+					e = assignment(name, i%7)
+				}
+				table.update(map[string]*entry{name: e})
+				if random.IntN(3) > 0 {
+					s.nodes.pushAll()
+				}
+				switch random.IntN(60) {
+				case 0, 1, 2:
+					c.drain(t, 1+random.IntN(3))
+				case 3, 4:
+					n := 1 + random.IntN(4)
+					asks := slices.Clone(letters[n-1 : n+1])
+					if random.IntN(3) == 0 {
+						asks = append(asks, "*")
+					}
+					if delta && slices.Contains(append(asks, c.asks...), "*") { // what is under way would seem to be wanted
+						c.drain(t, 1000)
+					}
+					if !c.legacy { // else it would have to know that it still wants all
+						c.ask(asks...)
+					}
+				case 5:
+					cancel()
+					synctest.Wait()
+					if !delta {
+						clear(c.has)
+					}
+					maps.DeleteFunc(c.has, func(name, _ string) bool { return !c.wants(name) })
+					ctx, cancel = context.WithCancel(t.Context())
+					c.connect(ctx, s)
 				}
 			}
-			sub.updated(r, lists, false)
-		}
-		drain := func(bury bool) {
-			for {
-				a, err := table.next(sub, bury)
-				if err != nil {
-					t.Fatal(err)
+			s.nodes.pushAll()
+			c.drain(t, 1000)
+			want := map[string]string{}
+			for name, e := range table.entries {
+				if c.wants(name) {
+					want[name] = e.version
 				}
-				if a == nil {
-					return
-				}
-				node.take(t, a)
 			}
-		}
-		if all {
-			ask()
-		} else {
-			ask("a", "b", "c")
-		}
-		changes := random.IntN(2 * keptChanges)
-		for i := range changes {
-			name := letters[random.IntN(5)]
-			var e *entry
-			if random.IntN(4) > 0 {
-				e = assignment(name, i%7)
+			// What is not asked for any more, and what is gone where absence says nothing, a
+			// client forgets by itself.
+			maps.DeleteFunc(c.has, func(name, _ string) bool {
+				_, there := table.entries[name]
+				return !c.wants(name) || !there && !whole && !delta
+			})
+			if !maps.Equal(c.has, want) {
+				t.Fatalf("round %d (whole %v, incremental %v, asks %q) after %d changes: has %v, want %v", round, whole, delta, c.asks, changes, c.has, want)
 			}
-			table.update(map[string]*entry{name: e})
-			if random.IntN(20) == 0 {
-				drain(random.IntN(2) == 0)
+			again := newTable(typeURL, whole) // the version is that of the content
+			for _, name := range slices.Sorted(maps.Keys(table.entries)) {
+				again.update(map[string]*entry{name: table.entries[name].entry})
 			}
-			if !all && random.IntN(30) == 0 {
-				n := 1 + random.IntN(4)
-				ask(letters[n-1 : n+1]...)
+			if again.version() != table.version() {
+				t.Fatalf("equal content has versions %s and %s", again.version(), table.version())
 			}
-		}
-		drain(true)
-		want := map[string]string{}
-		for name, e := range table.entries {
-			if sub.wants(name) {
-				want[name] = e.version
+			cancel()
+			synctest.Wait()
+			if n := s.nodes.list(); len(n) != 0 {
+				t.Fatalf("%v", n)
 			}
-		}
-		// What is not asked for any more, and what is gone where absence says nothing, a
-		// client forgets by itself.
-		maps.DeleteFunc(node.has, func(name, _ string) bool {
-			_, there := table.entries[name]
-			return !sub.wants(name) || !there && !whole && !delta
 		})
-		if !maps.Equal(node.has, want) {
-			t.Fatalf("round %d (whole %v, incremental %v, all %v) after %d changes: has %v, want %v", round, whole, delta, all, changes, node.has, want)
-		}
-		again := newTable(resource.EndpointType, false) // the version is that of the content
-		for _, name := range slices.Sorted(maps.Keys(table.entries)) {
-			again.update(map[string]*entry{name: table.entries[name].entry})
-		}
-		if again.version() != table.version() {
-			t.Fatalf("equal content has versions %s and %s", again.version(), table.version())
-		}
 	}
+}
+
+func subscribed(table *table, delta bool, names ...string) *subscription {
+	s := &subscription{table: table, delta: delta, asks: stream.NewSotwSubscription(names, true)}
+	s.all = true
+	return s
 }
 
 // What was removed stays with a node until it is told to bury it, state of the
@@ -152,14 +273,23 @@ func TestTableConverges(t *testing.T) {
 func TestTableBuries(t *testing.T) {
 	for _, delta := range []bool{false, true} {
 		table := newTable(resource.ClusterType, true)
-		sub := &subscription{table: table, delta: delta, names: noNames, all: true, wildcard: true}
-		node := &memory{true, delta, map[string]string{}}
+		sub := subscribed(table, delta)
+		node := &memory{true, map[string]string{}}
 		step := func(bury bool, want ...string) {
 			t.Helper()
-			if a, err := table.next(sub, bury); err != nil {
+			a, err := table.next(sub, bury)
+			if err != nil {
 				t.Fatal(err)
-			} else if a != nil {
-				node.take(t, a)
+			}
+			if a != nil {
+				if delta {
+					r, _ := a.GetDeltaDiscoveryResponse()
+					node.takeDelta(t, r)
+				} else {
+					r, _ := a.GetDiscoveryResponse()
+					node.take(t, r)
+				}
+				sub.position = a.after
 			}
 			if has := slices.Sorted(maps.Keys(node.has)); !slices.Equal(has, want) {
 				t.Fatalf("incremental %v: has %v, want %v", delta, has, want)
@@ -187,84 +317,46 @@ func TestTableBuries(t *testing.T) {
 	}
 }
 
-// Nodes that are sent the same share the bytes.
-func TestTableShares(t *testing.T) {
-	table, lists := newTable(resource.EndpointType, false), newNameLists()
+// Nodes share resources and names, and go-control-plane keeps no versions for them.
+func TestNodesShare(t *testing.T) {
+	s := unserved()
 	all := map[string]*entry{}
-	var list []string
-	for i := range 10 * small {
-		name := fmt.Sprint("cluster-", i)
+	for i := range 2 * longList {
+		name := "cluster-" + strconv.Itoa(i)
 		all[name] = assignment(name, 1)
-		list = append(list, name)
 	}
-	table.update(all)
-	for _, delta := range []bool{false, true} {
-		var first *answer
-		for range 3 {
-			sub := &subscription{table: table, delta: delta, names: lists.of(slices.Clone(list)), all: true}
-			a, err := table.next(sub, true)
-			if err != nil || a == nil || len(a.parts) != 1 || a.resources != len(list) {
-				t.Fatalf("%v %v", a, err)
-			}
-			if first == nil {
-				first = a
-			}
-			if &first.parts[0].ReadOnlyData()[0] != &a.parts[0].ReadOnlyData()[0] {
-				t.Error("two nodes have bytes of their own")
-			}
+	s.state.base.endpoints.update(all)
+	var firsts []string
+	for _, count := range []int{2 * longList, 2 * longList, 2} {
+		list := []string{}
+		for i := range count {
+			list = append(list, "cluster-"+strconv.Itoa(i))
+		}
+		n, err := s.nodes.open(t.Context(), s.state, false, func(error) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := &discovery.DiscoveryRequest{Node: agentNode(), TypeUrl: resource.EndpointType, ResourceNames: list}
+		if err := n.callbacks().OnStreamRequest(1, r); err != nil {
+			t.Fatal(err)
+		}
+		out := make(chan cache.Response, 1)
+		if _, err := n.CreateWatch(r, stream.NewSotwSubscription(r.ResourceNames, false), out); err != nil {
+			t.Fatal(err)
+		}
+		a := <-out
+		response, err := a.GetDiscoveryResponse()
+		if err != nil || len(response.Resources) != count || response.Resources[0] != all["cluster-0"].resource.Resource {
+			t.Fatalf("%d resources, %v", len(response.Resources), err)
+		}
+		if known := a.GetReturnedResources(); len(known) != 0 {
+			t.Errorf("%d versions are kept", len(known))
+		}
+		firsts = append(firsts, r.ResourceNames[0])
+	}
+	for _, name := range firsts {
+		if unsafe.StringData(name) != unsafe.StringData(all["cluster-0"].resource.Name) {
+			t.Error("a node has a string of its own")
 		}
 	}
-}
-
-func FuzzRequest(f *testing.F) {
-	sotw, err := proto.Marshal(&discovery.DiscoveryRequest{Node: agentNode(), TypeUrl: "t", VersionInfo: "v", ResponseNonce: "n", ResourceNames: []string{"b", "a", "*"}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	delta, err := proto.Marshal(&discovery.DeltaDiscoveryRequest{Node: agentNode(), TypeUrl: "t", ResponseNonce: "n", ResourceNamesSubscribe: []string{"b", "*"},
-		ResourceNamesUnsubscribe: []string{"c"}, InitialResourceVersions: map[string]string{"x": "1"}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(sotw)
-	f.Add(delta)
-	lists := newNameLists()
-	f.Fuzz(func(t *testing.T, b []byte) {
-		// Whatever protobuf reads is read the same.
-		r := &request{lists: lists}
-		err := r.decode(b)
-		var want discovery.DiscoveryRequest
-		if proto.Unmarshal(b, &want) == nil {
-			if err != nil || r.typeURL != want.TypeUrl || r.version != want.VersionInfo || r.nonce != want.ResponseNonce || r.nacked != (want.ErrorDetail != nil) {
-				t.Fatalf("%v: %+v, want %v", err, r, &want)
-			}
-			list := slices.Clone(want.ResourceNames)
-			if r.wildcard != slices.Contains(list, "*") {
-				t.Fatal("wildcard")
-			}
-			list = slices.DeleteFunc(list, func(n string) bool { return n == "*" })
-			slices.Sort(list)
-			list = slices.Compact(list)
-			if !slices.Equal(list, r.names.list) {
-				t.Fatalf("names %q, want %q", r.names.list, list)
-			}
-			again := &request{lists: lists, last: []*names{r.names}}
-			if err := again.decode(b); err != nil || !slices.Equal(list, again.names.list) || again.wildcard != r.wildcard || again.typeURL != r.typeURL || again.nonce != r.nonce {
-				t.Fatalf("%v: with the names known %+v, want %+v", err, again, r)
-			}
-			more := append(slices.Clone(b), appendText(nil, fieldNames, "one more")...)
-			again = &request{lists: lists, last: []*names{r.names}}
-			if err := again.decode(more); err != nil || !again.names.has("one more") {
-				t.Fatalf("%v: with one more %+v", err, again)
-			}
-		}
-		d := &request{lists: lists, delta: true}
-		err = d.decode(b)
-		var wantDelta discovery.DeltaDiscoveryRequest
-		if proto.Unmarshal(b, &wantDelta) == nil {
-			if err != nil || d.typeURL != wantDelta.TypeUrl || d.nonce != wantDelta.ResponseNonce || !maps.Equal(d.initial, wantDelta.InitialResourceVersions) {
-				t.Fatalf("%v: %+v, want %v", err, d, &wantDelta)
-			}
-		}
-	})
 }
