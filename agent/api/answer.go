@@ -116,6 +116,9 @@ func Answer(q Question) Document {
 		d.URLs["providers"] = []string{emptyURL(sub, "providers")}
 		if d.State = StateEmpty; len(q.Providers) > 0 {
 			d.Reason = fmt.Sprintf("%s has providers, but none is %s", sub.Service.Interface, sub.Service)
+			if sub.Protocol != "" {
+				d.Reason += ", protocol " + sub.Protocol
+			}
 		}
 		return d
 	}

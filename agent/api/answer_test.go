@@ -100,6 +100,7 @@ func TestAnswerGolden(t *testing.T) {
 		{name: "waiting", consumer: real["java33-consumer"], state: StateWaiting, reason: "no registry answered yet"},
 		{name: "empty", consumer: real["java33-consumer"], state: StateEmpty},
 		{name: "other-group-only", consumer: real["java33-consumer"].With("group", "g2"), providers: []registry.URL{real["java33"]}},
+		{name: "other-protocol-only", consumer: real["java33-consumer"].With("protocol", "rest"), providers: []registry.URL{real["java33"]}},
 		{name: "protected", consumer: real["java33-consumer"], state: StateProtected, reason: "the registry lists none", providers: []registry.URL{real["java33"]}},
 		{name: "broadcast", consumer: real["java33-consumer"].With("cluster", "broadcast"), providers: []registry.URL{real["java33"], mesh}},
 		{name: "broadcast-shared-address", consumer: real["java33-consumer"].With("cluster", "broadcast"), providers: []registry.URL{
