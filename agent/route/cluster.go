@@ -50,6 +50,7 @@ type Cluster struct {
 	balance   *atomic.Pointer[balance] // replaced whole by the router's loop while endpoints warm up, or are ejected and return
 	turn      *atomic.Uint64           // position of round robin
 	routes    *Routes                  // what rules say about the service; nil: nothing
+	noRules   string                   // why they say nothing although they are asked, for people
 	spec      *ClusterSpec             // of rules
 	set       *EndpointSet             // of rules
 	state     *clusterState            // of rules, survives snapshots

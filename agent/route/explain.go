@@ -123,8 +123,8 @@ func (s *Snapshot) explain(q Query, now time.Time) Explanation {
 		s.explainRules(&x, q, cl, now)
 		return x
 	}
-	if owner, refused := s.collided[asked]; refused && x.Direction == Outbound {
-		x.Reason = join2(x.Reason, "no rules: the host of "+asked.Key()+" is that of "+owner.Key())
+	if cl != nil && cl.noRules != "" {
+		x.Reason = join2(x.Reason, cl.noRules)
 	}
 	x.Candidates = rows(&x, asked, cl)
 	if len(x.Groups) == 0 {

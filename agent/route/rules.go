@@ -430,20 +430,26 @@ func (x *ruleState) use(r *ruled, spec *RouteSpec) {
 func (x *ruleState) usable(spec *RouteSpec) (usable, warm bool) {
 	usable, warm = len(spec.Routes) > 0, true
 	for i := range spec.Routes {
-		rule := &spec.Routes[i]
-		some := rule.Direct != nil || len(rule.Clusters) == 0
-		for _, w := range rule.Clusters {
-			if w.Weight == 0 {
-				continue
-			}
-			c := x.clusters[w.Cluster]
-			there := c != nil && c.core != nil
-			warm = warm && there
-			some = some || there && len(c.core.Endpoints) > 0
-		}
-		usable = usable && some
+		some, all := x.leads(&spec.Routes[i])
+		usable, warm = usable && some, warm && all
 	}
 	return usable, warm
+}
+
+// leads tells whether a route leads to an endpoint, and whether all its clusters are
+// known.
+func (x *ruleState) leads(rule *RouteRule) (some, all bool) {
+	some, all = rule.Direct != nil || len(rule.Clusters) == 0, true
+	for _, w := range rule.Clusters {
+		if w.Weight == 0 {
+			continue
+		}
+		c := x.clusters[w.Cluster]
+		there := c != nil && c.core != nil
+		all = all && there
+		some = some || there && len(c.core.Endpoints) > 0
+	}
+	return some, all
 }
 
 // settle compiles the clusters that changed, and marks the interfaces whose
@@ -561,6 +567,7 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 		}
 		if c.now.Sub(r.good) < riseRules {
 			wait()
+			entry.noRules = "rules of " + orElse(x.source, "xds") + " can be used again, and decide when that has lasted " + riseRules.String()
 			return nil
 		}
 		r.fallen = false
@@ -586,30 +593,45 @@ func (c *compiler) routesOf(entry *Cluster) *Routes {
 		r.last = c.newRoutes(r, spec, entry)
 		return r.last
 	}
-	if r.routing == FromXDSThenRegistry {
-		r.fallen = r.fallen || r.last != nil
-		if r.last = nil; c.now.Sub(r.first) < holdRules {
-			wait() // its clusters may be on their way, or have waited
-		}
-		return nil
-	}
 	waiting := c.now.Sub(r.first) < holdRules
 	if waiting {
-		wait()
+		wait() // its clusters may be on their way, or have waited
 	}
+	last := r.last
 	r.last = nil
+	if r.routing == FromXDSThenRegistry {
+		r.fallen = r.fallen || last != nil
+		entry.noRules = x.noRules(r, spec, waiting)
+		return nil
+	}
 	if spec == nil {
-		why := "rules of " + orElse(x.source, "xds") + " have no virtual host " + r.host
-		if owner, refused := x.collided[r.service]; refused {
-			why = "host " + r.host + " is that of " + owner.Key()
-		} else if !x.synced || waiting {
-			why = orElse(x.source, "xds") + " has not told yet whether there is a virtual host " + r.host
-		}
-		return &Routes{why: why, waiting: waiting}
+		return &Routes{why: x.noRules(r, nil, waiting), waiting: waiting}
 	}
 	routes := c.newRoutes(r, spec, entry)
 	routes.waiting = waiting
 	return routes
+}
+
+// noRules says why no rules decide about a service, for people. spec is what there
+// is, which cannot be used; waiting, that there may be one soon.
+func (x *ruleState) noRules(r *ruled, spec *RouteSpec, waiting bool) string {
+	source := orElse(x.source, "xds")
+	if spec != nil {
+		why := "virtual host " + spec.Name + " is not in effect: "
+		for i := range spec.Routes {
+			if some, _ := x.leads(&spec.Routes[i]); !some {
+				return why + "no endpoint for route " + spec.Routes[i].label(i)
+			}
+		}
+		return why + "it has no routes"
+	}
+	if owner, refused := x.collided[r.service]; refused {
+		return "host " + r.host + " is that of " + owner.Key()
+	}
+	if !x.synced || waiting {
+		return source + " has not told yet whether there is a virtual host " + r.host
+	}
+	return "rules of " + source + " have no virtual host " + r.host
 }
 
 // newRoutes makes the routes of a spec ready for a service.

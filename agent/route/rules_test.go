@@ -211,8 +211,11 @@ func TestFallBack(t *testing.T) {
 	r := newRuledTest(t, FromXDSThenRegistry)
 	r.compiler.update(ready("com.a.Foo", ifaceLevel(t, "dubbo://10.0.0.9:20880/com.a.Foo?interface=com.a.Foo")))
 	r.compile(r.time)
-	on := func(when, want string) {
+	on := func(when, want, why string) {
 		t.Helper()
+		if x := r.snapshot.explain(Query{Service: registry.Service{Interface: "com.a.Foo"}}, r.time); !strings.Contains(x.Reason, why) || why == "" && x.Reason != "" {
+			t.Errorf("%s: explained by %q", when, x.Reason)
+		}
 		cl := r.snapshot.Outbound.find("com.a.Foo", "", "")
 		got := "registry"
 		if cl.Routes() != nil {
@@ -222,28 +225,28 @@ func TestFallBack(t *testing.T) {
 			t.Errorf("%s: %s decides, want %s; registry has %v", when, got, want, addresses(cl))
 		}
 	}
-	on("no rules", "registry")
+	on("no rules", "registry", "has not told yet")
 	r.send(RuleUpdate{Source: "xds", Synced: true, Clusters: clusters("blue"), Routes: vhost("com.a.foo", split("blue", 1))})
-	on("rules without endpoints", "registry")
+	on("rules without endpoints", "registry", "no endpoint for route #1")
 	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")}})
-	on("rules", "rules")
+	on("rules", "rules", "")
 	r.want("rules", "blue")
 	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": {}}})
 	r.pass(holdRules - time.Second)
-	on("held", "rules")
+	on("held", "rules", "")
 	r.want("held", "blue")
 	r.pass(2 * time.Second)
-	on("fallen back", "registry")
+	on("fallen back", "registry", "no endpoint for route #1")
 	r.send(RuleUpdate{Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:20882")}})
 	r.pass(riseRules - 2*time.Second)
-	on("not yet back", "registry")
+	on("not yet back", "registry", "can be used again")
 	r.pass(3 * time.Second)
-	on("back", "rules")
+	on("back", "rules", "")
 	r.send(RuleUpdate{Routes: map[string]*RouteSpec{"com.a.foo": nil}})
 	r.pass(2 * time.Second)
-	on("the virtual host went: held", "rules")
+	on("the virtual host went: held", "rules", "")
 	r.pass(holdRules)
-	on("the virtual host went", "registry")
+	on("the virtual host went", "registry", "have no virtual host com.a.foo")
 }
 
 // One service's rules come by host, by pattern in order, or from "*".
