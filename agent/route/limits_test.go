@@ -107,7 +107,7 @@ func TestLimitsSurviveSnapshots(t *testing.T) {
 	}
 	old := cluster()
 	place, _ := old.OpenConnection(false)
-	if !old.Enter() || !old.Enter() || old.Enter() {
+	if let := [...]bool{old.Enter(), old.Enter(), old.Enter()}; let != [...]bool{true, true, false} {
 		t.Fatal("a limit of 2 does not let in 2")
 	}
 	r.send(RuleUpdate{Clusters: spec(3), Endpoints: map[string]*EndpointSet{"blue": endpoints("10.0.0.1:1", "10.0.0.2:1")}})
