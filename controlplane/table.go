@@ -219,9 +219,11 @@ func (t *table) next(s *subscription, bury bool) (*answer, error) {
 		if bury {
 			a.removed = append(a.removed, gone...)
 		}
-		for name := range s.asks.SubscribedResources() { // told at once that they are not there
-			if p.all && !there(name) {
-				a.removed = append(a.removed, name)
+		if p.all { // told at once that they are not there
+			for name := range s.asks.SubscribedResources() {
+				if !there(name) {
+					a.removed = append(a.removed, name)
+				}
 			}
 		}
 	}
