@@ -209,7 +209,7 @@ func TestScale(t *testing.T) {
 				p99 := took[len(took)*99/100]
 				t.Logf("%-16s × %2d: told the last of %d clients after p50 %v, p99 %v; CPU of the server %v, sent %d KB each; heap %d MB", what, times, scaleClients,
 					took[len(took)/2].Round(time.Millisecond), p99.Round(time.Millisecond), used.Round(time.Millisecond), (sent-bytes)>>10/int64(times*scaleClients), heap())
-				if p99 > time.Second && len(kinds) == 1 && kinds[0] == "ClusterLoadAssignment" && (mode.Delta || mode.Services > 0) { // see docs/xds.md
+				if p99 > time.Second && len(kinds) == 1 && kinds[0] == "ClusterLoadAssignment" {
 					t.Error("p99 is over 1 s")
 				}
 			}

@@ -92,8 +92,9 @@ func New(o Options) (*Server, error) {
 func (s *Server) Run(ctx context.Context, listen, admin net.Listener) error {
 	options := []grpc.ServerOption{
 		grpc.MaxConcurrentStreams(maxNodes), grpc.MaxRecvMsgSize(64 << 20),
-		// A state-of-the-world acknowledgement of 10 000 names has 700 KB.
-		grpc.InitialWindowSize(1 << 20), grpc.InitialConnWindowSize(1 << 20),
+		// A state-of-the-world acknowledgement of 10 000 names has 700 KB. With small
+		// windows (gRPC would make them grow) everybody is told before those are read.
+		grpc.InitialWindowSize(1 << 16), grpc.InitialConnWindowSize(1 << 16),
 	}
 	views := make(chan delivery)
 	return Serve(ctx, s, s.tls, options, s.Admin(), listen, admin,
