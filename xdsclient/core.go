@@ -11,7 +11,6 @@ import (
 	"time"
 
 	corev3 "github.com/envoyproxy/go-control-plane/envoy/config/core/v3"
-	endpointv3 "github.com/envoyproxy/go-control-plane/envoy/config/endpoint/v3"
 	discoveryv3 "github.com/envoyproxy/go-control-plane/envoy/service/discovery/v3"
 	"google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/grpc/codes"
@@ -30,23 +29,23 @@ const (
 // is ready to be delivered. It does no I/O but to queue requests; the lock of
 // Client guards it.
 type core struct {
-	o       Options
-	log     *slog.Logger
-	dec     *decoder
-	route   *decodedRoute // the last one that was decoded
-	stage   *stage
-	types   map[string]*typeState
-	order   []*typeState // in which they are asked for: make before break
-	streams []*stream    // by server; nil: none
-	serving int          // the server that answered last; fromDisk: none did
-	heard   time.Time    // when a server answered last, or a stream that had an answer ended
-	timers  wakeups
-	saved   map[key]savedResource // from the file, not used yet
-	dirty   map[key]struct{}      // differ from the file
-	pending Update                // not delivered yet
-	ready   bool
-	told    bool // that it is ready
-	scratch endpointv3.ClusterLoadAssignment
+	o         Options
+	log       *slog.Logger
+	dec       *decoder
+	route     *decodedRoute // the last one that was decoded
+	stage     *stage
+	types     map[string]*typeState
+	order     []*typeState // in which they are asked for: make before break
+	streams   []*stream    // by server; nil: none
+	serving   int          // the server that answered last; fromDisk: none did
+	heard     time.Time    // when a server answered last, or a stream that had an answer ended
+	timers    wakeups
+	saved     map[key]savedResource // from the file, not used yet
+	dirty     map[key]struct{}      // differ from the file
+	pending   Update                // not delivered yet
+	ready     bool
+	told      bool // that it is ready
+	endpoints endpointDecoder
 }
 
 // typeState is one type of resource.
@@ -411,7 +410,7 @@ func (c *core) decode(t *typeState, r *resource, raw []byte) (string, error) {
 		return cl.Name, nil
 	case EndpointURL:
 		prev, _ := r.value.(*Assignment)
-		name, a, err := endpoints(raw, &c.scratch)
+		name, a, err := c.endpoints.decode(raw)
 		if err != nil {
 			return "", err
 		}

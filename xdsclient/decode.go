@@ -6,11 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 	"unique"
 
 	clusterv3 "github.com/envoyproxy/go-control-plane/envoy/config/cluster/v3"
@@ -553,18 +555,173 @@ func cluster(raw []byte, prev *Cluster) (*Cluster, error) {
 	return c, nil
 }
 
-// endpoints decodes the resource of EDS. scratch is used again and again: what is
-// kept is copied out of it.
-func endpoints(raw []byte, scratch *endpointv3.ClusterLoadAssignment) (string, *Assignment, error) {
-	proto.Reset(scratch)
-	if err := proto.Unmarshal(raw, scratch); err != nil {
+// endpointDecoder decodes resources of EDS. Its buffers are used again and again:
+// what is kept is copied out of them.
+//
+// Metadata is set apart first: its maps would cost more than all the rest, half of
+// what a first load leaves to the collector.
+type endpointDecoder struct {
+	message  endpointv3.ClusterLoadAssignment
+	raw      []byte // of message, without metadata
+	locality []byte
+	endpoint []byte
+	metadata [][]byte // of each endpoint, in order
+}
+
+func (d *endpointDecoder) decode(raw []byte) (string, *Assignment, error) {
+	proto.Reset(&d.message)
+	if !d.split(raw) {
+		d.raw, d.metadata = append(d.raw[:0], raw...), nil // for the error
+	}
+	if err := proto.Unmarshal(d.raw, &d.message); err != nil {
 		return "", nil, err
 	}
-	if scratch.GetClusterName() == "" {
+	if d.message.GetClusterName() == "" {
 		return "", nil, errNoName
 	}
-	a, err := assignment(scratch)
-	return scratch.GetClusterName(), a, err
+	a, err := assignment(&d.message)
+	if err != nil {
+		return d.message.GetClusterName(), nil, err
+	}
+	i := 0
+	for _, l := range a.Localities {
+		for k := range l.Endpoints {
+			if i < len(d.metadata) && len(d.metadata[i]) > 0 {
+				if l.Endpoints[k].Metadata, err = metadataOf(d.metadata[i]); err != nil {
+					return d.message.GetClusterName(), nil, err
+				}
+			}
+			i++
+		}
+	}
+	return d.message.GetClusterName(), a, nil
+}
+
+// metadataOf decodes metadata. What is not of the usual form is left to package
+// proto, whose maps it is for.
+func metadataOf(raw []byte) ([]Metadata, error) {
+	if list, ok := plainMetadata(raw); ok {
+		return list, nil
+	}
+	var m corev3.Metadata
+	if err := proto.Unmarshal(raw, &m); err != nil {
+		return nil, err
+	}
+	return metadata(&m), nil
+}
+
+// plainMetadata reads a Metadata with filter_metadata alone, whose values are texts,
+// numbers and booleans, each once.
+func plainMetadata(raw []byte) (list []Metadata, ok bool) {
+	var rest []byte
+	ok = eachField(raw, 1, &rest, func(entry []byte) bool {
+		filter, fields, ok := mapEntry(entry)
+		if !ok {
+			return false
+		}
+		var others []byte
+		return eachField(fields, 1, &others, func(entry []byte) bool {
+			key, value, ok := mapEntry(entry)
+			if !ok {
+				return false
+			}
+			num, typ, n := protowire.ConsumeTag(value)
+			if n < 0 {
+				return false
+			}
+			text, m := "", 0
+			switch value = value[n:]; {
+			case num == 2 && typ == protowire.Fixed64Type:
+				var bits uint64
+				bits, m = protowire.ConsumeFixed64(value)
+				text = strconv.FormatFloat(math.Float64frombits(bits), 'f', -1, 64)
+			case num == 3 && typ == protowire.BytesType:
+				var b []byte
+				b, m = protowire.ConsumeBytes(value)
+				if !utf8.Valid(b) {
+					return false
+				}
+				text = string(b)
+			case num == 4 && typ == protowire.VarintType:
+				var b uint64
+				b, m = protowire.ConsumeVarint(value)
+				text = strconv.FormatBool(protowire.DecodeBool(b))
+			}
+			list = append(list, Metadata{shared(string(filter)), shared(string(key)), text})
+			return m > 0 && m == len(value)
+		}) && len(others) == 0
+	}) && len(rest) == 0
+	slices.SortFunc(list, Metadata.compare)
+	for i := 1; i < len(list); i++ {
+		ok = ok && list[i-1].compare(list[i]) != 0
+	}
+	return list, ok
+}
+
+// mapEntry reads an entry of a map: a text, then a message, each once.
+func mapEntry(raw []byte) (key, value []byte, ok bool) {
+	for want, to := range [...]*[]byte{&key, &value} {
+		num, typ, n := protowire.ConsumeTag(raw)
+		if n < 0 || num != protowire.Number(want+1) || typ != protowire.BytesType {
+			return nil, nil, false
+		}
+		b, m := protowire.ConsumeBytes(raw[n:])
+		if m < 0 {
+			return nil, nil, false
+		}
+		*to, raw = b, raw[n+m:]
+	}
+	return key, value, len(raw) == 0 && utf8.Valid(key)
+}
+
+// split sets the metadata of endpoints apart; false: these are no such bytes.
+func (d *endpointDecoder) split(raw []byte) bool {
+	const inAssignment, inLocality, inEndpoint = 2, 2, 3 // numbers of the fields endpoints, lb_endpoints, metadata
+	d.raw, d.metadata = d.raw[:0], d.metadata[:0]
+	return eachField(raw, inAssignment, &d.raw, func(raw []byte) bool {
+		d.locality = d.locality[:0]
+		ok := eachField(raw, inLocality, &d.locality, func(raw []byte) bool {
+			var meta []byte
+			d.endpoint = d.endpoint[:0]
+			ok := eachField(raw, inEndpoint, &d.endpoint, func(raw []byte) bool {
+				if meta == nil {
+					meta = raw
+				} else { // parts of one message
+					meta = append(slices.Clone(meta), raw...)
+				}
+				return true
+			})
+			d.metadata = append(d.metadata, meta)
+			d.locality = protowire.AppendBytes(protowire.AppendTag(d.locality, inLocality, protowire.BytesType), d.endpoint)
+			return ok
+		})
+		d.raw = protowire.AppendBytes(protowire.AppendTag(d.raw, inAssignment, protowire.BytesType), d.locality)
+		return ok
+	})
+}
+
+// eachField gives every field of a number to f, and appends the others to rest.
+func eachField(raw []byte, number protowire.Number, rest *[]byte, f func([]byte) bool) bool {
+	for len(raw) > 0 {
+		num, typ, n := protowire.ConsumeTag(raw)
+		if n < 0 {
+			return false
+		}
+		m := protowire.ConsumeFieldValue(num, typ, raw[n:])
+		if m < 0 {
+			return false
+		}
+		if num == number && typ == protowire.BytesType {
+			value, _ := protowire.ConsumeBytes(raw[n:])
+			if !f(value) {
+				return false
+			}
+		} else {
+			*rest = append(*rest, raw[:n+m]...)
+		}
+		raw = raw[n+m:]
+	}
+	return true
 }
 
 func assignment(m *endpointv3.ClusterLoadAssignment) (*Assignment, error) {
@@ -654,22 +811,25 @@ func endpoint(m *endpointv3.LbEndpoint) (Endpoint, error) {
 	default:
 		return e, errors.New("an endpoint has no address")
 	}
-	for filter, s := range m.GetMetadata().GetFilterMetadata() {
+	e.Metadata = metadata(m.GetMetadata())
+	return e, nil
+}
+
+// metadata is what is plain of it, sorted.
+func metadata(m *corev3.Metadata) (list []Metadata) {
+	for filter, s := range m.GetFilterMetadata() {
 		for k, v := range s.GetFields() {
 			if text, ok := plain(v); ok {
-				e.Metadata = append(e.Metadata, Metadata{shared(filter), shared(k), text})
+				list = append(list, Metadata{shared(filter), shared(k), text})
 			}
 		}
 	}
-	if len(e.Metadata) > 1 {
-		slices.SortFunc(e.Metadata, func(a, b Metadata) int {
-			if c := strings.Compare(a.Filter, b.Filter); c != 0 {
-				return c
-			}
-			return strings.Compare(a.Key, b.Key)
-		})
-	}
-	return e, nil
+	slices.SortFunc(list, Metadata.compare)
+	return list
+}
+
+func (m Metadata) compare(n Metadata) int {
+	return cmp.Or(strings.Compare(m.Filter, n.Filter), strings.Compare(m.Key, n.Key))
 }
 
 func plain(v *structpb.Value) (string, bool) {

@@ -42,9 +42,18 @@ func FuzzDecode(f *testing.F) {
 				t.Errorf("the same cluster differs: %v", err)
 			}
 		}
-		var scratch endpointv3.ClusterLoadAssignment
-		if name, a, err := endpoints(raw, &scratch); err == nil {
-			again, b, err := endpoints(raw, &scratch)
+		var decoder endpointDecoder
+		var plain endpointv3.ClusterLoadAssignment
+		name, a, err := decoder.decode(raw)
+		if bad := proto.Unmarshal(raw, &plain); bad == nil && plain.GetClusterName() != "" {
+			if want, bad := assignment(&plain); (bad == nil) != (err == nil) || bad == nil && !a.equal(want) {
+				t.Errorf("decoded in parts %+v, %v; as a whole %+v, %v", a, err, want, bad)
+			}
+		} else if err == nil {
+			t.Errorf("decoded in parts, not as a whole: %v", bad)
+		}
+		if err == nil {
+			again, b, err := decoder.decode(raw)
 			if err != nil || again != name || !a.equal(b) {
 				t.Errorf("the same endpoints differ: %v", err)
 			}
