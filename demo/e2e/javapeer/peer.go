@@ -275,7 +275,9 @@ func (p *Peer) ask(ctx context.Context, what string, request map[string]any) (me
 	}
 	if err == nil {
 		p.waiting[p.next] = answer
-		_, err = p.in.Write(append(text, '\n'))
+		if _, err = p.in.Write(append(text, '\n')); err != nil {
+			err = fmt.Errorf("it has ended: %w", err) // and read has not noticed yet
+		}
 	}
 	p.mu.Unlock()
 	if err != nil {
