@@ -191,6 +191,20 @@ func (l *Listener) Until(want []string, check ...func(set []string)) {
 	})
 }
 
+// Within reads sets until one is exactly want; false: none was, for so long.
+func (l *Listener) Within(length time.Duration, want []string) bool {
+	for deadline := time.After(length); ; {
+		select {
+		case l.last = <-l.sets:
+			if slices.Equal(lines(l.last), want) {
+				return true
+			}
+		case <-deadline:
+			return false
+		}
+	}
+}
+
 // IsNext demands that the next set is want: nothing was delivered before it.
 func (l *Listener) IsNext(want []string) {
 	l.t.Helper()
